@@ -1,0 +1,32 @@
+# The table of contents: configuration, stages, targets. `snakemake --cores all reports/all`
+import os
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/default.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/adapt.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/bench.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    track,
+    site,
+
+
+rule all:
+    default_target: True
+    input:
+        "reports/all",

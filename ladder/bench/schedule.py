@@ -1,0 +1,37 @@
+"""The two-resource schedule: what a wiring should take, given how long modules and all-reduces take.
+
+Compute and communication are two in-order resources. A module runs when the compute resource is free and every
+all-reduce that the wiring waits for has landed; an all-reduce runs when the (serial) link is free and its modules are
+done. The order comes from the same wiring table that the model runs on.
+"""
+
+from collections.abc import Callable, Sequence
+
+from ladder.wiring import Row, trace
+
+
+def schedule(rows: Sequence[Row], module_seconds: Callable[[int], float], reduce_seconds: float) -> list[dict]:
+    """The timeline of one step: dicts with lane (compute, communication), index, start and end in seconds.
+
+    module_seconds: seconds that module n computes; reduce_seconds: seconds of one all-reduce.
+    """
+    now = link = 0.0
+    landed: dict[int, float] = {}
+    spans = []
+    for event in trace(rows):
+        if event.kind == "compute":
+            end = now + module_seconds(event.index)
+            spans.append({"lane": "compute", "index": event.index, "start": now, "end": end})
+            now = end
+        elif event.kind == "launch":
+            start = max(now, link)
+            link = landed[event.index] = start + reduce_seconds
+            spans.append({"lane": "communication", "index": event.index, "start": start, "end": link})
+        else:
+            now = max(now, landed[event.index])
+    return spans
+
+
+def length(spans: list[dict]) -> float:
+    """Seconds from the first start to the last end."""
+    return max((span["end"] for span in spans), default=0.0)

@@ -1,0 +1,31 @@
+"""Medians with intervals from interleaved samples."""
+
+import numpy as np
+
+RESAMPLES = 1000
+# Below this share of the silent time, communication is too small to divide by (overlap cannot be told from noise).
+MATTERS = 0.2
+
+
+def estimate(statistic, *samples: list[float]) -> dict:
+    """Value and 95 % interval of ``statistic`` (a function of the samples' medians), by bootstrap over rounds.
+
+    The samples of one round are resampled together, so what disturbs a whole round cancels in a ratio.
+    """
+    table = np.array(samples)  # [samples, rounds]
+    chosen = np.random.default_rng(0).integers(table.shape[1], size=(RESAMPLES, table.shape[1]))
+    values = statistic(*(np.median(row[chosen], axis=1) for row in table))
+    low, high = np.quantile(values, [0.025, 0.975])
+    value = float(statistic(*np.median(table, axis=1)))
+    # The interval of a median of few samples may miss the median of all of them by rounding.
+    return {"value": value, "low": min(float(low), value), "high": max(float(high), value), "n": table.shape[1]}
+
+
+def hidden(standard, wiring, silent):
+    """Share of communication hidden: (T_standard - T_wiring) / (T_standard - T_silent)."""
+    return (standard - wiring) / (standard - silent)
+
+
+def matters(standard: list[float], silent: list[float]) -> bool:
+    """Whether communication takes long enough for a share of it to mean something."""
+    return np.median(standard) - np.median(silent) >= MATTERS * np.median(silent)

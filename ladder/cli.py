@@ -1,0 +1,54 @@
+"""``ladder ...``: one subcommand per rule of the pipeline; a rule's shell line can be pasted into a terminal."""
+
+import argparse
+import importlib
+import sys
+
+from ladder.errors import UserError, known
+
+# name: (module with add_arguments(parser) and main(args), one line of help). Imported only when called.
+COMMANDS = {
+    "init": ("ladder.init", "check a configuration and tie jobs to it"),
+    "track": ("ladder.tracking", "prepare MLflow tracking"),
+    "corpus": ("ladder.data.corpus", "gather documents and split them into train, validation and test"),
+    "tokenizer": ("ladder.data.tokenizer", "train a byte-level BPE, or take an existing tokenizer"),
+    "tokens": ("ladder.data.tokens", "pack a corpus into memory-mapped token shards"),
+    "chat": ("ladder.data.chat", "make or read chat-format data for finetuning"),
+    "tasks": ("ladder.data.tasks", "make evaluation tasks from held-out documents"),
+    "pretrain": ("ladder.train.pretrain", "train a model from scratch"),
+    "convert": ("ladder.model.convert", "rewire a Llama checkpoint"),
+    "adapt": ("ladder.train.adapt", "finetune a converted checkpoint on chat data"),
+    "evaluate": ("ladder.evaluate.run", "evaluate checkpoints with lm-eval"),
+    "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),
+    "report": ("ladder.report.build", "render tables, figures and claims from records"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    lines = "\n".join(f"  {name:<10} {help_}" for name, (_, help_) in COMMANDS.items())
+    top = argparse.ArgumentParser(
+        prog="ladder",
+        description="Communication-hiding transformers for tensor-parallel inference.",
+        epilog=f"commands:\n{lines}\n\n`ladder COMMAND --help` explains each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("command", metavar="COMMAND")
+    name = top.parse_args(argv[:1]).command
+    try:
+        if name not in COMMANDS:
+            raise known("command", name, COMMANDS)
+        module = importlib.import_module(COMMANDS[name][0])
+        parser = argparse.ArgumentParser(
+            prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(parser)
+        module.main(parser.parse_args(argv[1:]))
+    except UserError as error:
+        print(f"ladder {name}: {error}" if name in COMMANDS else f"ladder: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

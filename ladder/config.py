@@ -1,0 +1,167 @@
+"""A configuration: one YAML per profile, checked whole before any work starts."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ladder.errors import UserError
+from ladder.model.sizes import size
+from ladder.wiring import pattern, table
+
+SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yaml"
+
+
+def read(path: str | Path) -> dict:
+    """The configuration in a YAML file, checked. Raises UserError naming file, key and value."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    check(config, str(path))
+    return config
+
+
+def check(config: dict, where: str, schema: str | Path = SCHEMA) -> None:
+    """Refuse what the schema or the tables refuse. ``where`` is the file named in errors."""
+    import jsonschema
+    import yaml
+
+    validator = jsonschema.Draft202012Validator(yaml.safe_load(Path(schema).read_text(encoding="utf-8")))
+    if errors := sorted(validator.iter_errors(config), key=lambda error: str(error.json_path)):
+        error = jsonschema.exceptions.best_match(errors)
+        raise UserError(f"{where}: {_key(error.absolute_path)}: {_sentence(error)}")
+    for key, problem in _problems(config):
+        raise UserError(f"{where}: {key}: {problem}")
+
+
+def _key(path) -> str:
+    parts = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return parts.lstrip(".") or "top level"
+
+
+def _sentence(error) -> str:
+    """What the schema says, without dumping the schema."""
+    if error.validator == "additionalProperties":
+        allowed = error.schema["properties"]
+        unknown = sorted(set(error.instance) - set(allowed))
+        return f"unknown key {', '.join(map(repr, unknown))}; known: {', '.join(sorted(allowed))}"
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))
+        return f"the key {', '.join(map(repr, missing))} is missing"
+    if error.validator == "oneOf":
+        keys = [" and ".join(sorted(option["required"])) for option in error.validator_value]
+        return f"{json.dumps(error.instance)} is not understood; give {' or '.join(keys)}"
+    return error.message
+
+
+def _problems(config: dict) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) of everything that a schema cannot know."""
+
+    def attempt(key, call, *args):
+        try:
+            call(*args)
+        except UserError as error:
+            yield key, str(error)
+
+    corpus = config["corpus"]
+    yield from _source("corpus", corpus)
+    yield from _source("adapt.chat", config["adapt"]["chat"])
+    if ("vocab" in config["tokenizer"]) == ("from" in config["tokenizer"]):
+        yield "tokenizer", "give exactly one of 'vocab' (train one) and 'from' (take one)"
+    if corpus["validation"] + corpus["test"] >= 1:
+        yield "corpus", "validation + test must leave documents for training"
+
+    pretrain, adapt = config["pretrain"], config["adapt"]
+    for i, run in enumerate(pretrain["runs"]):
+        key = f"pretrain.runs[{i}]"
+        yield from attempt(f"{key}.size", size, run["size"])
+        yield from attempt(f"{key}.wiring", trainable, run["wiring"], size(run["size"]).layers)
+        yield from _batch(key, pretrain | run)
+        if config["sequence"] > size(run["size"]).positions:
+            yield "sequence", f"{config['sequence']} is longer than the {size(run['size']).positions} of {run['size']}"
+    if len({(run["size"], run["wiring"]) for run in pretrain["runs"]}) < len(pretrain["runs"]):
+        yield "pretrain.runs", "a size with the same wiring is listed twice"
+
+    source = adapt["from"]
+    yield from attempt("adapt.from.size", size, source["size"])
+    if "wiring" in source:
+        if not any((run["size"], run["wiring"]) == (source["size"], source["wiring"]) for run in pretrain["runs"]):
+            yield "adapt.from", f"{source['size']} {source['wiring']} is not among pretrain.runs; add it there"
+        if missing := sorted(set(adapt["seeds"]) - set(pretrain["seeds"])):
+            yield "adapt.seeds", f"seeds {missing} are not among pretrain.seeds {pretrain['seeds']}"
+    for i, wiring in enumerate(adapt["wirings"]):
+        yield from attempt(f"adapt.wirings[{i}]", trainable, wiring, size(source["size"]).layers)
+    yield from _batch("adapt", adapt)
+
+    bench = config["bench"]
+    for needed in ("standard", "upper_bound"):
+        if needed not in bench["wirings"]:
+            yield "bench.wirings", f"{needed!r} is missing: speed-ups and hidden shares refer to it"
+    for kind in ("emulated", "ranks"):
+        for i, point in enumerate(bench.get(kind, [])):
+            key = f"bench.{kind}[{i}]"
+            yield from attempt(f"{key}.size", size, point["size"])
+            yield from _degree(key, point)
+            for j, wiring in enumerate(bench["wirings"]):
+                layers = point.get("layers", size(point["size"]).layers)
+                yield from attempt(f"bench.wirings[{j}]", table, wiring, layers)
+
+
+def trainable(wiring: str, layers: int) -> None:
+    """Refuse an unknown wiring, one outside the model, and one that no trained model computes."""
+    table(wiring, layers)
+    if pattern(wiring.partition("@")[0]).timing_only:
+        raise UserError(f"wiring {wiring!r} is for timing only; it cannot be trained")
+
+
+def _source(key: str, source: dict) -> Iterator[tuple[str, str]]:
+    if source["kind"] == "huggingface" and "name" not in source:
+        yield f"{key}.name", "kind 'huggingface' needs the name of a dataset"
+    if source["kind"] == "files" and "path" not in source:
+        yield f"{key}.path", "kind 'files' needs a list of paths"
+    for path in source.get("path", []):
+        if not Path(path).exists():
+            yield f"{key}.path", f"{path}: no such file or directory"
+        elif Path(path).is_file() and not Path(path).stat().st_size:
+            yield f"{key}.path", f"{path}: the file is empty"
+
+
+def _batch(key: str, run: dict) -> Iterator[tuple[str, str]]:
+    gpus, shard = run.get("gpus", 1), run.get("shard", 1)
+    step = run.get("micro_batch", 1) * gpus
+    if run["batch"] % step:
+        yield f"{key}.batch", f"{run['batch']} is not a multiple of micro_batch x gpus ({step})"
+    if gpus % shard:
+        yield f"{key}.shard", f"{shard} does not divide the {gpus} gpus"
+    if run["warmup"] > run["steps"]:
+        yield f"{key}.warmup", f"{run['warmup']} is more than the {run['steps']} steps"
+
+
+def _degree(key: str, point: dict) -> Iterator[tuple[str, str]]:
+    shape, tp = size(point["size"]), point["tp"]
+    for name in ("heads", "kv_heads", "intermediate"):
+        if getattr(shape, name) % tp:
+            yield f"{key}.tp", f"{tp} does not divide the {name} ({getattr(shape, name)}) of {point['size']}"
+
+
+def check_machine(config: dict, disk: float) -> None:
+    """Refuse a GPU profile without a GPU, and a run of ``disk`` bytes that does not fit. For runs on this machine."""
+    if config["device"] == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"the profile {config['name']!r} has device: cuda, but torch {torch.__version__} sees no GPU here; "
+                "use config/default.yaml, or a machine with one"
+            )
+    free = shutil.disk_usage(".").free
+    if disk > free:
+        raise UserError(
+            f"the profile {config['name']!r} will write about {disk / 1e9:,.0f} GB under results/, "
+            f"but {free / 1e9:,.0f} GB are free here"
+        )

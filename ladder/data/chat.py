@@ -1,0 +1,122 @@
+"""Make or read chat-format data for finetuning.
+
+Kinds of chat data:
+  corpus        questions about, and continuations of, the documents of a corpus; each split from its own documents
+  files         local .jsonl or .parquet, or directories of them
+  huggingface   a dataset of the hub, streamed
+
+A row of the last two is {"messages": [{"role", "content"}, ...]}, or {"conversations": [{"from", "value"}, ...]} with
+the speakers human, gpt and system, and must hold an assistant's answer; --validation of them are held out by hash.
+
+Writes OUT/{train,validation}.jsonl with {"messages"} a line, OUT/manifest.json and the record.
+
+  ladder chat --kind corpus --corpus build/corpus --out build/chat --record build/chat.json
+  ladder chat --kind huggingface --name BAAI/Infinity-Instruct --config-name 7M --out build/chat \\
+      --record build/chat.json
+"""
+
+import argparse
+import re
+from bisect import bisect_left, insort
+from pathlib import Path
+
+import numpy as np
+
+from ladder.errors import UserError
+from ladder.job import add_arguments as add_job_arguments
+from ladder.job import job
+
+IGNORED = -100  # label of a token that carries no loss
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", choices=("corpus", "files", "huggingface"), default="corpus")
+    parser.add_argument("--corpus", type=Path, help="corpus: directory of `ladder corpus`")
+    parser.add_argument("--path", type=Path, nargs="+", action="extend", help="files: what to read")
+    parser.add_argument("--name", help="huggingface: the dataset")
+    parser.add_argument("--config-name", help="huggingface: its configuration")
+    parser.add_argument("--split", default="train", help="huggingface: which of its splits to read (default: train)")
+    parser.add_argument("--limit", type=int, help="at most this many conversations (default: corpus 1650, others all)")
+    parser.add_argument("--characters", type=int, default=600, help="corpus: of an answer, at most (default: 600)")
+    parser.add_argument("--validation", type=float, default=0.02, help="files, huggingface: share (default: 0.02)")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    add_job_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    from ladder.data import conversations
+
+    splits, about = conversations.gather(args)
+    with job(args, "corpus", "chat") as this:
+        counts = conversations.write(args.out, splits, about)
+        rows = [
+            this.row(metric=f"{split}_conversations", value=count, unit="conversations", origin="measured")
+            for split, count in counts.items()
+        ]
+        this.finish(rows, artifacts=(args.out / "manifest.json",))
+
+
+def encode(messages: list[dict], tokenizer, chat_template: str | None = None) -> tuple[list[int], list[int]]:
+    """(token ids, labels) of a conversation under the tokenizer's chat template, or under ``chat_template``.
+
+    Labels are the ids where the template marks the assistant's words and -100 elsewhere. Raises UserError for a
+    tokenizer without a template, and for a template without marks.
+    """
+    template = chat_template or tokenizer.chat_template
+    name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+    if not template:
+        raise UserError(f"{name}: no chat template; give it one with `ladder tokenizer --from ... --chat-template ...`")
+    if isinstance(template, dict):  # several named ones
+        template = tokenizer.get_chat_template()
+    if not re.search(r"\{%-?\s*generation\b", template):
+        raise UserError(
+            f"{name}: its chat template does not mark what the assistant says; put {{% generation %}} before and "
+            "{% endgeneration %} after the assistant's content, or use `ladder tokenizer --chat-template llama3`"
+        )
+    encoded = tokenizer.apply_chat_template(
+        messages, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, spoken = encoded["input_ids"], encoded["assistant_masks"]
+    return ids, [token if said else IGNORED for token, said in zip(ids, spoken, strict=True)]
+
+
+def too_long(samples: list[tuple[list[int], list[int]]], length: int) -> int:
+    """How many of the samples :func:`pack` would truncate."""
+    return sum(len(ids) > length for ids, _ in samples)
+
+
+def pack(samples: list[tuple[list[int], list[int]]], length: int, pad: int = 0) -> list[dict[str, np.ndarray]]:
+    """Pack whole conversations into rows of exactly ``length`` tokens: longest first, each where it fits best.
+
+    Each row is {"input_ids", "labels", "position_ids"}, int64 [length]. Positions begin at 0 for each conversation and
+    for the padding, which tells attention where its blocks end; the first label of each is -100, so that no loss is
+    taken across a border. A longer conversation is cut to ``length``, and left out if no answer remains. Deterministic.
+    """
+    cut = [(ids[:length], [IGNORED, *labels[1:length]]) for ids, labels in samples]
+    kept = [n for n, (_, labels) in enumerate(cut) if any(label != IGNORED for label in labels)]
+    members: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, row), sorted
+    for n in sorted(kept, key=lambda n: -len(cut[n][0])):
+        size = len(cut[n][0])
+        place = bisect_left(room, (size, 0))
+        if place == len(room):
+            members.append([])
+            free, row = length, len(members) - 1
+        else:
+            free, row = room.pop(place)
+        members[row].append(n)
+        insort(room, (free - size, row))
+    # In the order of the samples again: rows of one length in a row would make uneven batches.
+    return [_row([cut[n] for n in sorted(row)], length, pad) for row in sorted(members, key=min)]
+
+
+def _row(samples: list[tuple[list[int], list[int]]], length: int, pad: int) -> dict[str, np.ndarray]:
+    row = {"input_ids": np.full(length, pad), "labels": np.full(length, IGNORED), "position_ids": np.zeros(length, int)}
+    end = 0
+    for ids, labels in samples:
+        start, end = end, end + len(ids)
+        row["input_ids"][start:end] = ids
+        row["labels"][start:end] = labels
+        row["position_ids"][start:end] = np.arange(len(ids))
+    row["position_ids"][end:] = np.arange(length - end)
+    return {key: values.astype(np.int64) for key, values in row.items()}

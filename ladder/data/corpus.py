@@ -1,0 +1,139 @@
+"""Gather documents and split them into train, validation and test by the hash of their text.
+
+Kinds of corpus:
+  python-docs   the running interpreter's help topics and its standard library's docstrings; needs nothing
+  files         local .txt and .md (a file is a document), .jsonl and .parquet (a row is one), or directories of them
+  huggingface   a dataset of the hub, streamed
+
+Exact duplicates are dropped, so no document is in two splits; the order is that of the source.
+
+Writes OUT/{train,validation,test}.jsonl with {"id", "text"} a line, OUT/manifest.json and the record.
+
+  ladder corpus --kind python-docs --out build/corpus --record build/corpus.json
+  ladder corpus --kind huggingface --name HuggingFaceFW/fineweb-edu --config-name sample-10BT --out build/corpus \\
+      --record build/corpus.json
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ladder.data import python_docs, sources
+from ladder.data.documents import SPLITS, split_of
+from ladder.errors import UserError
+from ladder.files import need_disk, sha256, whole, write_json
+from ladder.job import add_arguments as add_job_arguments
+from ladder.job import job
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kind", choices=("python-docs", "files", "huggingface"), default="python-docs")
+    parser.add_argument("--path", type=Path, nargs="+", action="extend", help="files: what to read")
+    parser.add_argument("--name", help="huggingface: the dataset")
+    parser.add_argument("--config-name", help="huggingface: its configuration")
+    parser.add_argument("--split", default="train", help="huggingface: which of its splits to read (default: train)")
+    parser.add_argument("--text-field", default="text", help="the column that holds the text (default: text)")
+    parser.add_argument("--limit", type=int, help="stop after this many documents of the source")
+    parser.add_argument("--validation", type=float, default=0.04, help="share of the documents (default: 0.04)")
+    parser.add_argument("--test", type=float, default=0.08, help="share of the documents (default: 0.08)")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    add_job_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    gathered, about = gather(args)
+    with job(args, "corpus", "corpus") as this:
+        made = write(args.out, itertools.islice(gathered, args.limit), args.validation, args.test, about)
+        rows = [
+            this.row(metric=f"{split}_{unit}", value=made[unit][split], unit=unit, origin="measured")
+            for unit in ("documents", "characters")
+            for split in SPLITS
+        ]
+        this.finish(rows, artifacts=(args.out / "manifest.json",))
+
+
+def gather(args: argparse.Namespace) -> tuple[Iterator[dict], dict]:
+    """The documents that the arguments ask for, and what the manifest says of their source."""
+    for key, share in (("--validation", args.validation), ("--test", args.test)):
+        if not 0 <= share < 1:
+            raise UserError(f"{key} {share} is not a share of the documents; give a number from 0 to below 1")
+    if args.validation + args.test >= 1:
+        raise UserError(f"--validation {args.validation} and --test {args.test} leave nothing to train on")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit} leaves no documents; give at least 1")
+    if args.kind == "python-docs":
+        version = platform.python_version()
+        about = {"source": f"documentation of Python {version}", "licence": python_docs.LICENCE}
+        return python_docs.documents(), {"kind": args.kind, **about, "python_version": version}
+    if args.kind == "files":
+        if not args.path:
+            raise UserError("--kind files needs --path with the files or directories to read")
+        files = sources.local_files(args.path)
+        need_disk(args.out, sum(path.stat().st_size for path, _ in files))
+        about = {"source": ", ".join(Path(path).name for path in args.path), "licence": "as given by the owner"}
+        return from_files(files, args.text_field), {"kind": args.kind, **about}
+    if not args.name:
+        raise UserError("--kind huggingface needs --name with the dataset, e.g. HuggingFaceFW/fineweb-edu")
+    names = [args.name, args.config_name, args.split]
+    about = {"source": "/".join(filter(None, names)), "licence": sources.hub_licence(args.name)}
+    rows = sources.hub_rows(args.name, args.config_name, args.split)
+    return from_rows(args.name, rows, args.text_field), {"kind": args.kind, **about}
+
+
+def from_files(files: list[tuple[Path, str]], field: str) -> Iterator[dict]:
+    for path, name in files:
+        if path.suffix in sources.TEXT:
+            try:
+                yield {"id": name, "text": path.read_text(encoding="utf-8")}
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        else:
+            yield from from_rows(name, sources.local_rows(path), field)
+
+
+def from_rows(name: str, rows: Iterable[tuple[str, dict]], field: str) -> Iterator[dict]:
+    for number, (where, row) in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get(field), str):
+            have = ", ".join(map(repr, row)) if isinstance(row, dict) else "no columns"
+            raise UserError(f"{where}: no text in column {field!r} (it has {have}); name the column with --text-field")
+        yield {"id": f"{name}:{row.get('id', number)}", "text": row[field]}
+
+
+def write(out: Path, documents: Iterable[dict], validation: float, test: float, about: dict) -> dict:
+    """Write the splits and the manifest, and return the manifest.
+
+    Raises UserError when a split that has a share gets no document. Memory: 8 bytes of hash a document.
+    """
+    counts = {"documents": dict.fromkeys(SPLITS, 0), "characters": dict.fromkeys(SPLITS, 0)}
+    seen: set[int] = set()
+    manifest = Path(out) / "manifest.json"
+    manifest.unlink(missing_ok=True)  # it comes last: what it describes is complete
+    with contextlib.ExitStack() as stack:
+        paths = {split: stack.enter_context(whole(manifest.with_name(f"{split}.jsonl"))) for split in SPLITS}
+        files = {split: stack.enter_context(path.open("w", encoding="utf-8")) for split, path in paths.items()}
+        for document in documents:
+            text = document["text"].encode("utf-8", "replace").decode()  # lone surrogates cannot be written
+            key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+            if key in seen or not text.strip():
+                continue
+            seen.add(key)
+            split = split_of(text, validation, test)
+            files[split].write(json.dumps({"id": document["id"], "text": text}, ensure_ascii=False) + "\n")
+            counts["documents"][split] += 1
+            counts["characters"][split] += len(text)
+        shares = {"train": 1 - validation - test, "validation": validation, "test": test}
+        for split, share in shares.items():
+            if share and not counts["documents"][split]:
+                raise UserError(
+                    f"{about['source']}: none of its {len(seen)} documents fell into {split!r} (share {share:g}); give "
+                    "more documents or a larger share (a text file is one document, a row of JSONL or parquet is one)"
+                )
+    digests = {f"{split}.jsonl": sha256(manifest.with_name(f"{split}.jsonl")) for split in SPLITS}
+    found = {**about, "shares": {"validation": validation, "test": test}, **counts, "sha256": digests}
+    write_json(manifest, found)
+    return found

@@ -1,0 +1,44 @@
+"""A corpus on disk: DIR/{train,validation,test}.jsonl of ``{"id", "text"}`` and DIR/manifest.json."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ladder.errors import UserError
+from ladder.files import read_json, read_jsonl, sha256
+
+SPLITS = ("train", "validation", "test")
+
+
+def fraction(text: str) -> float:
+    """A number in [0, 1) that depends on nothing but ``text``: what is drawn by it is the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def split_of(text: str, validation: float, test: float) -> str:
+    """The split of a document, from the hash of its text: equal documents always share one."""
+    drawn = fraction(text)
+    return "test" if drawn < test else "validation" if drawn < test + validation else "train"
+
+
+def manifest(corpus: str | Path, splits: Iterable[str] = SPLITS) -> dict:
+    """The manifest of a corpus, after checking that the files of ``splits`` are the ones it describes.
+
+    Raises UserError for a missing corpus and for a split that is missing, empty, or changed since it was written.
+    """
+    corpus = Path(corpus)
+    found = read_json(corpus / "manifest.json")
+    for split in splits:
+        path = corpus / f"{split}.jsonl"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run `ladder corpus --out {corpus}` again")
+        if sha256(path) != found["sha256"][path.name]:
+            raise UserError(f"{path}: truncated or changed since it was written; run `ladder corpus` again")
+        if not found["documents"][split]:
+            raise UserError(f"{path}: has no documents; give `ladder corpus` more text or a larger share for {split!r}")
+    return found
+
+
+def documents(corpus: str | Path, split: str) -> Iterator[dict]:
+    """The documents of one split, ``{"id": str, "text": str}``, in the order of the file."""
+    return read_jsonl(Path(corpus) / f"{split}.jsonl")

@@ -1,0 +1,59 @@
+"""Packed token shards: memory-mapped, checked against their manifest. Needs numpy and nothing else."""
+
+from bisect import bisect_right
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from ladder.errors import UserError, known
+from ladder.files import read_json, sha256
+
+
+class TokenShards:
+    """The tokens of one split as one long sequence, each document followed by ``eos``.
+
+    ``tokens`` is its length, ``vocab_size`` what an embedding must hold. Opening reads every shard once to compare its
+    size and sha256 with the manifest and raises UserError where they differ; of many ranks that share a disk, let one
+    do it and open the others with ``verify=False`` (sizes are compared all the same).
+    """
+
+    def __init__(self, directory: str | Path, split: str, verify: bool = True):
+        directory = Path(directory)
+        manifest = read_json(directory / "manifest.json")
+        if split not in manifest["splits"]:
+            raise known(f"split of {directory}", split, manifest["splits"])
+        self.vocab_size: int = manifest["vocab_size"]
+        self.eos: int = manifest["eos"]
+        dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
+        shards = [shard for shard in manifest["shards"] if shard["split"] == split]
+        for shard in shards:
+            path = directory / shard["file"]
+            if not path.is_file():
+                raise UserError(f"{path}: no such file; {_cure(manifest)}")
+            whole = path.stat().st_size == shard["tokens"] * dtype.itemsize
+            if not whole or (verify and sha256(path) != shard["sha256"]):
+                raise UserError(f"{path}: truncated or changed since it was written; {_cure(manifest)}")
+        self._maps = [np.memmap(directory / shard["file"], dtype, mode="r") for shard in shards]
+        self._starts = [0, *accumulate(len(tokens) for tokens in self._maps)]
+        self.tokens: int = self._starts[-1]
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Tokens [start, start + length) as int64 [length], across the borders of shards.
+
+        Raises IndexError beyond the end.
+        """
+        if start < 0 or length < 0 or start + length > self.tokens:
+            raise IndexError(f"tokens {start} to {start + length} of {self.tokens}")
+        out = np.empty(length, np.int64)
+        shard, filled = bisect_right(self._starts, start) - 1, 0
+        while filled < length:
+            inside = start + filled - self._starts[shard]
+            piece = self._maps[shard][inside : inside + length - filled]
+            out[filled : filled + len(piece)] = piece
+            filled, shard = filled + len(piece), shard + 1
+        return out
+
+
+def _cure(manifest: dict) -> str:
+    return f"delete it and run `{manifest['made_by']}` again"

@@ -1,0 +1,134 @@
+"""Train a byte-level BPE on the training split of a corpus, or take an existing tokenizer by path or name.
+
+A trained tokenizer has <|endoftext|> (bos, eos and pad: it separates documents), <|im_start|> and <|im_end|>, and the
+chatml template of this package. An existing one keeps what it has; --chat-template gives it another template: a file,
+or one of this package (chatml, llama3). Finetuning needs one that marks what the assistant says with
+{% generation %}; the templates of published Llama checkpoints do not, so give `--chat-template llama3` to those.
+
+Writes OUT, a Hugging Face tokenizer directory, and the record.
+
+  ladder tokenizer --corpus build/corpus --vocab 2048 --out build/tokenizer --record build/tokenizer.json
+  ladder tokenizer --corpus build/corpus --from bigcode/starcoder --out build/tokenizer --record build/tokenizer.json
+"""
+
+import argparse
+import json
+from importlib import resources
+from pathlib import Path
+
+from ladder.data.documents import documents, manifest
+from ladder.errors import UserError
+from ladder.files import read_json, whole, write_json
+from ladder.job import add_arguments as add_job_arguments
+from ladder.job import job
+
+END, SAY, SAID = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SMALLEST = 256 + len(SPECIAL)  # every byte is a token
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", type=Path, required=True, help="directory of `ladder corpus`")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--vocab", type=int, help="train a tokenizer with at most this many tokens")
+    source.add_argument("--from", dest="source", help="take this tokenizer: a directory or a name on the hub")
+    parser.add_argument("--chat-template", help="chatml, llama3, or a jinja file (default: chatml if trained)")
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    add_job_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    template = chat_template(args.chat_template) if args.chat_template else None
+    if args.source is None:
+        if args.vocab < SMALLEST:
+            raise UserError(f"--vocab {args.vocab} is too small; {SMALLEST} tokens are needed for bytes and markers")
+        manifest(args.corpus, ["train"])
+    with job(args, "corpus", "tokenizer") as this:
+        if args.source is None:
+            texts = (document["text"] for document in documents(args.corpus, "train"))
+            size = train(texts, args.vocab, args.out, template or chat_template("chatml"))
+        else:
+            size = take(args.source, args.out, template)
+        this.finish([this.row(metric="vocabulary", value=size, unit="tokens", origin="measured")])
+
+
+def chat_template(name: str) -> str:
+    """The template of this package called ``name``, or the content of the file ``name``."""
+    ours = {path.name.removesuffix(".jinja"): path for path in (resources.files("ladder.data") / "templates").iterdir()}
+    path = ours.get(name, Path(name))
+    if not path.is_file():
+        raise UserError(f"--chat-template {name}: no such file, nor a template of this package ({', '.join(ours)})")
+    return path.read_text(encoding="utf-8").removesuffix("\n")
+
+
+def train(texts, vocab: int, out: Path, template: str) -> int:
+    """Write a tokenizer directory trained on ``texts``; return its number of tokens (a small text gives fewer)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    with whole(out / "tokenizer.json") as part:
+        tokenizer.save(str(part))
+    roles = {"bos_token": END, "eos_token": END, "pad_token": END, "additional_special_tokens": [SAY, SAID]}
+    tidy = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    write_json(out / "tokenizer_config.json", tidy | roles)
+    _write_template(out, template)
+    return tokenizer.get_vocab_size()
+
+
+def take(source: str, out: Path, template: str | None) -> int:
+    """Copy the tokenizer ``source``; return its number of tokens. Raises UserError when it cannot be used here."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--from {source}: no tokenizer there ({reason}); give a directory or a name on the hub"
+        ) from None
+    if not tokenizer.is_fast or tokenizer.eos_token is None:
+        lack = "no tokenizer.json" if not tokenizer.is_fast else "no end-of-text token"
+        raise UserError(f"--from {source}: the tokenizer has {lack}; choose one that has it")
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(out)
+    if template is not None:
+        _write_template(out, template)
+    return len(tokenizer)
+
+
+def _write_template(out: Path, template: str) -> None:
+    with whole(out / "chat_template.jinja") as part:
+        part.write_text(template, encoding="utf-8")
+
+
+def load(directory: str | Path):
+    """(the `tokenizers` Tokenizer of a directory, its eos id), without importing transformers.
+
+    Special tokens that stand in a text are encoded as ordinary text, so no document can end another.
+    """
+    from tokenizers import Tokenizer
+
+    directory = Path(directory)
+    config = read_json(directory / "tokenizer_config.json")
+    if not (directory / "tokenizer.json").is_file():
+        raise UserError(f"{directory / 'tokenizer.json'}: no such file; make it with `ladder tokenizer`")
+    try:
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing more precise
+        raise UserError(f"{directory / 'tokenizer.json'}: cannot be read ({error}); make it again") from None
+    tokenizer.encode_special_tokens = True
+    eos = config.get("eos_token")
+    eos = eos["content"] if isinstance(eos, dict) else eos  # older files hold the token's flags as well
+    if eos is None or tokenizer.token_to_id(eos) is None:
+        raise UserError(f"{directory / 'tokenizer_config.json'}: eos_token {json.dumps(eos)} is not in the vocabulary")
+    return tokenizer, tokenizer.token_to_id(eos)

@@ -1,0 +1,161 @@
+"""lm-eval as a library: find tasks, run them on a loaded model, and give tidy values with per-sample logs."""
+
+import contextlib
+import difflib
+import io
+import logging
+import random
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ladder.errors import UserError
+from ladder.evaluate.metrics import is_ratio, standard_error, unit
+
+
+@contextlib.contextmanager
+def own_cache() -> Iterator[None]:
+    """Keep what `datasets` converts in a temporary folder; nothing stays in the user's home."""
+    import datasets
+
+    with tempfile.TemporaryDirectory(prefix="ladder-evaluate-") as folder:
+        before = datasets.config.HF_DATASETS_CACHE
+        datasets.config.HF_DATASETS_CACHE = Path(folder)
+        try:
+            yield
+        finally:
+            datasets.config.HF_DATASETS_CACHE = before
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep lm-eval's progress bars out of log files; what it printed is shown if it fails."""
+    if sys.stderr.isatty():
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            yield
+    except Exception:
+        sys.stderr.write(printed.getvalue())
+        raise
+
+
+def load_tasks(directory: Path | None, names: list[str], shots: dict[str, int], seed: int) -> dict[str, dict]:
+    """{name: what lm-eval's ``evaluate`` takes} for local tasks of ``directory`` and stock tasks, groups and tags.
+
+    Raises UserError for an unknown name, listing near ones, and for data that cannot be had.
+    """
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = TaskManager(include_path=directory, include_defaults=False)
+    if not set(names) <= set(manager.all_tasks):
+        manager = TaskManager(include_path=directory)  # reads the thousands of stock task files: some seconds
+    for name in names:
+        if name not in manager.all_tasks:
+            near = difflib.get_close_matches(name, manager.all_tasks, n=5) or sorted(manager.all_tasks)[:5]
+            raise UserError(f"unknown task {name!r}; near it: {', '.join(near)}")
+    return {name: _load(manager, name, shots.get(name), seed) for name in names}
+
+
+def _load(manager, name: str, shots: int | None, seed: int) -> dict:
+    try:
+        loaded = manager.load([name])
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"task {name!r}: it or its data cannot be loaded ({reason}); local tasks come from `ladder tasks`, stock "
+            "ones need the Hugging Face hub or its cache"
+        ) from error
+    for task in loaded["tasks"].values():
+        if shots is not None or task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=shots or 0)
+        task.set_fewshot_seed(seed=seed)
+    return loaded
+
+
+def wrap(model, tokenizer, batch: int, max_length: int | None):
+    """The model as lm-eval sees it; at most ``max_length`` tokens at once."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=max_length)
+
+
+def run(lm, loaded: dict, *, limit: int | None, seed: int, chat: bool = False, unsafe_code: bool = False) -> dict:
+    """lm-eval's results of the ``loaded`` tasks: what its ``simple_evaluate`` does, less describing the machine anew
+    each time, which takes longer than a small evaluation."""
+    import torch
+    from lm_eval.evaluator import evaluate
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    with quiet():
+        return evaluate(
+            lm=lm,
+            task_dict=loaded,
+            limit=limit,
+            bootstrap_iters=1000,
+            log_samples=True,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+            confirm_run_unsafe_code=unsafe_code,
+        )
+
+
+def samples_of(results: dict) -> dict[str, list[dict]]:
+    """{task: [{"doc": its id or number, metric: value, ...}, ...]}; a perplexity's value is [log-likelihood, weight].
+
+    A filter other than lm-eval's default stands behind the metric: ``exact_match,strict-match``. Values that are no
+    numbers (such as the predictions that an F1 is made of) are left out.
+    """
+    found: dict[str, list[dict]] = {}
+    for task, logged in results["samples"].items():
+        merged: dict = {}
+        for sample in logged:  # one for each filter of each document
+            doc = sample["doc"].get("id", sample["doc_id"]) if isinstance(sample["doc"], dict) else sample["doc_id"]
+            row = merged.setdefault(sample["doc_id"], {"doc": doc})
+            for metric in sample["metrics"]:
+                value = _plain(metric, sample[metric])
+                if value is not None:
+                    row[_name(metric, sample["filter"])] = value
+        if len({row["doc"] for row in merged.values()}) < len(merged):  # ids of the data that are none
+            merged = {number: row | {"doc": number} for number, row in merged.items()}
+        found[task] = [merged[number] for number in sorted(merged)]
+    return found
+
+
+def _name(metric: str, filter_: str) -> str:
+    return metric if filter_ == "none" else f"{metric},{filter_}"
+
+
+def _plain(metric: str, value) -> float | list[float] | None:
+    if is_ratio(metric):
+        return [float(part) for part in value] if isinstance(value, list | tuple) else [float(value), 1.0]
+    return float(value) if isinstance(value, bool | int | float | np.number) else None
+
+
+def values_of(results: dict, samples: dict[str, list[dict]]) -> Iterator[dict]:
+    """One tidy value per task (groups included) and metric: task, metric, value, unit, stderr, low, high, n."""
+    for task, metrics in results["results"].items():
+        for key, value in metrics.items():
+            metric, _, filter_ = key.partition(",")
+            if not filter_ or metric.endswith("_stderr") or not isinstance(value, int | float | np.number):
+                continue
+            name = _name(metric, filter_)
+            own = np.array([sample[name] for sample in samples.get(task, []) if name in sample], float)
+            stderr = metrics.get(f"{metric}_stderr,{filter_}")
+            if is_ratio(metric) and len(own):
+                stderr = standard_error(metric, own)
+            elif not isinstance(stderr, int | float | np.number):  # lm-eval says "N/A"
+                stderr = None
+            n = len(own) or metrics.get("sample_len")
+            tidy = {"task": task, "metric": name, "value": float(value), "unit": unit(name, own)}
+            if stderr is not None and np.isfinite(stderr):
+                tidy |= {"stderr": float(stderr), "low": value - 1.96 * stderr, "high": value + 1.96 * stderr}
+            yield tidy | ({"n": int(n)} if isinstance(n, int | float) and n else {})

@@ -1,0 +1,161 @@
+"""Evaluate checkpoints with lm-eval, several in one process.
+
+Tasks are those of `ladder tasks` (--tasks DIR) and lm-eval's own, groups included, by name; shots are given per task.
+The paper's pretraining tasks are arc_challenge, arc_easy, hellaswag, piqa, sciq, winogrande and wikitext; those of its
+adaptation are `--task mmlu --fewshot mmlu=5`, `--task arc_challenge --fewshot arc_challenge=25`, openbookqa,
+`--task hellaswag --fewshot hellaswag=10`, truthfulqa_mc1, `--task gsm8k --fewshot gsm8k=8`, humaneval_plus (with
+--run-generated-code) and ifeval. Those need their data from the Hugging Face hub or its cache.
+
+Standard errors are lm-eval's; those of perplexities, which it does not give, are by the delta method for a ratio of
+sums over documents (ladder.evaluate.metrics).
+
+Writes OUT/NAME.json for each checkpoint: a record with a row per task and metric, and the per-sample values for paired
+comparisons. A checkpoint whose record was made from the same checkpoint, tasks and settings is not evaluated again.
+
+  ladder evaluate --tasks build/tasks --task heldout_perplexity --task cloze --max-length 128 \\
+      --out build/evaluate build/checkpoints/tiny-ladder-s0
+"""
+
+import argparse
+import os
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+from ladder.errors import UserError
+from ladder.files import digest, only_one, read_json, sha256
+from ladder.job import add_arguments as add_job_arguments
+from ladder.job import job
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="checkpoint directories")
+    parser.add_argument("--names", help="names of their records, with commas (default: the directories' names)")
+    parser.add_argument("--tasks", type=Path, help="directory of `ladder tasks`")
+    parser.add_argument("--task", action="append", required=True, help="a task's name; may be given several times")
+    parser.add_argument("--fewshot", action="append", default=[], metavar="TASK=N", help="examples before a question")
+    parser.add_argument("--batch", type=int, default=16, help="sequences at once (default: 16)")
+    parser.add_argument("--limit", type=int, help="only the first N samples of each task")
+    parser.add_argument("--seed", type=int, default=0, help="draws the examples of few-shot prompts (default: 0)")
+    parser.add_argument(
+        "--max-length", type=int, help="tokens seen at once: give the trained length (default: its positions)"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
+    parser.add_argument("--run-generated-code", action="store_true", help="HumanEval: run what the model wrote, here")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the records")
+    add_job_arguments(parser, record=False)
+
+
+def main(args: argparse.Namespace) -> None:
+    names = args.names.split(",") if args.names else [folder.resolve().name for folder in args.checkpoints]
+    if len(names) != len(args.checkpoints) or len(set(names)) != len(names):
+        raise UserError(f"{len(args.checkpoints)} checkpoints need as many different --names, not {','.join(names)!r}")
+    for key in ("batch", "limit", "max_length"):
+        if getattr(args, key) is not None and getattr(args, key) < 1:
+            raise UserError(f"--{key.replace('_', '-')} {getattr(args, key)} evaluates nothing; give at least 1")
+    if args.tasks is not None and not list(args.tasks.glob("*.yaml")):
+        raise UserError(f"{args.tasks}: no task files there; make them with `ladder tasks --out {args.tasks}`")
+    shots = read_shots(args.fewshot, args.task)
+    settings = {key: getattr(args, key) for key in ("task", "limit", "seed", "max_length", "chat")} | {"shots": shots}
+    inputs = {
+        name: inputs_digest(folder, args.tasks, settings) for name, folder in zip(names, args.checkpoints, strict=True)
+    }
+    with only_one(args.out):  # after a kill, an orphan may be writing the same records
+        todo = []
+        for name, folder in zip(names, args.checkpoints, strict=True):
+            if is_current(args.out / f"{name}.json", inputs[name]):
+                say(f"{name}: its record is up to date")
+            else:
+                todo.append((name, folder))
+        if todo:
+            evaluate(args, todo, shots, inputs, settings)
+
+
+def evaluate(args: argparse.Namespace, todo: list[tuple[str, Path]], shots: dict, inputs: dict, settings: dict) -> None:
+    """Evaluate the (name, folder) pairs one after the other and write a record for each."""
+    from ladder.evaluate import harness
+    from ladder.model.checkpoint import load, verify
+
+    for _, folder in todo:
+        verify(folder)  # all of them, before hours go into the first
+    if args.run_generated_code:
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # the metric asks for consent in its own way
+    with harness.own_cache():
+        import torch
+
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: this machine has no CUDA device; use --device cpu")
+        tasks = harness.load_tasks(args.tasks, args.task, shots, args.seed)
+        for name, folder in todo:
+            what = {key: value for key, value in about(folder).items() if value is not None}
+            with job(args, "evaluate", name, **what) as this:
+                model, tokenizer = load(folder)
+                lm = harness.wrap(model.to(device), tokenizer, args.batch, args.max_length)
+                rows, samples = [], {}
+                for task, loaded in tasks.items():
+                    values, logged = evaluate_task(lm, name, task, loaded, args)
+                    rows += [this.row(**row, origin="measured") for row in values]
+                    samples |= logged
+                this.record = args.out / f"{name}.json"
+                this.finish(rows, inputs=inputs[name], settings=settings, samples=samples)
+
+
+def evaluate_task(lm, name: str, task: str, loaded: dict, args: argparse.Namespace) -> tuple[list[dict], dict]:
+    """(tidy values, per-sample values) of one task, or of the tasks of one group."""
+    from ladder.evaluate import harness
+
+    started = time.perf_counter()
+    results = harness.run(
+        lm, loaded, limit=args.limit, seed=args.seed, chat=args.chat, unsafe_code=args.run_generated_code
+    )
+    samples = harness.samples_of(results)
+    values = list(harness.values_of(results, samples))
+    shown = ", ".join(f"{row['metric']} {row['value']:.4g}" for row in values if row["task"] == task)
+    say(f"{name} {task}: {shown} ({time.perf_counter() - started:.1f} s)")
+    return values, samples
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def read_shots(given: list[str], tasks: list[str]) -> dict[str, int]:
+    """``["gsm8k=8"]`` -> {"gsm8k": 8}. Raises UserError for another form or a task that is not evaluated."""
+    shots = {}
+    for item in given:
+        task, _, count = item.partition("=")
+        if not count.isdecimal():
+            raise UserError(f"--fewshot {item!r}: write TASK=N, e.g. arc_challenge=25")
+        if task not in tasks:
+            raise UserError(f"--fewshot {item!r}: {task!r} is none of the tasks ({', '.join(tasks)})")
+        shots[task] = int(count)
+    return shots
+
+
+def about(folder: Path) -> dict:
+    """The columns of a record that the checkpoint's card gives."""
+    from ladder.model.checkpoint import card
+
+    return {key: card(folder).get(key) for key in ("model", "wiring", "variant", "seed")}
+
+
+def inputs_digest(folder: Path, tasks: Path | None, settings: dict) -> str:
+    """What the evaluation of a checkpoint depends on: its files, the task files, the settings, lm-eval's version."""
+    from ladder.model.checkpoint import card
+
+    known = dict(card(folder))
+    if "sha256" not in known:  # a foreign checkpoint has no digests of its files
+        known["sha256"] = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    known.pop("commit", None)  # the same weights from another commit give the same numbers
+    files = sorted(path for path in tasks.iterdir() if path.suffix in (".yaml", ".jsonl")) if tasks else []
+    return digest([known, {path.name: sha256(path) for path in files}, settings, metadata.version("lm-eval")])
+
+
+def is_current(record: Path, inputs: str) -> bool:
+    try:
+        return record.is_file() and read_json(record).get("inputs") == inputs
+    except UserError:  # not valid JSON: make it again
+        return False

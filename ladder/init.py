@@ -1,0 +1,23 @@
+"""Check a configuration and write run.json, which ties jobs to it (its name and digest go into every record).
+
+ladder init --config config/default.yaml --out results/default/run.json
+"""
+
+import argparse
+from pathlib import Path
+
+from ladder import config as configuration
+from ladder.files import digest, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="YAML file")
+    parser.add_argument("--out", type=Path, required=True, help="run.json to write")
+
+
+def main(args: argparse.Namespace) -> None:
+    write_run(configuration.read(args.config), args.out)
+
+
+def write_run(config: dict, out: str | Path) -> None:
+    write_json(out, {"name": config["name"], "digest": digest(config), "config": config})

@@ -1,0 +1,66 @@
+"""What every subcommand shares: its run file, its MLflow run, its record."""
+
+import argparse
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ladder import records
+from ladder.files import read_json
+from ladder.tracking import Run
+
+
+def add_arguments(parser: argparse.ArgumentParser, record: bool = True) -> None:
+    parser.add_argument("--run", type=Path, help="run.json of `ladder init`: ties the job to a configuration")
+    if record:
+        parser.add_argument("--record", type=Path, required=True, help="JSON record to write")
+
+
+class Job:
+    """One unit of work: an MLflow run while it lasts, a record when it is done."""
+
+    def __init__(self, args: argparse.Namespace, stage: str, name: str, resume_id: str | None = None, **what):
+        self.started = time.time()
+        self.run = read_json(args.run) if args.run else None
+        self.record = getattr(args, "record", None)
+        self.stage, self.name, self.what = stage, name, what
+        commit, dirty = records.git_commit()
+        config = {"config_digest": self.run["digest"], "profile": self.run["name"]} if self.run else {}
+        tags = {"stage": stage, "git_commit": commit, "git_dirty": dirty, "hardware": records.hardware(), **config}
+        tags |= {f"version.{key}": value for key, value in records.versions().items()} | what
+        params = {k: v for k, v in vars(args).items() if k not in ("run", "record")}
+        self.tracking = Run(f"{stage} {name}", params, tags, resume_id)
+
+    def row(self, **values) -> dict:
+        """A tidy row that knows its stage, run, and what this job was told about model, wiring and seed."""
+        return records.row(**({"stage": self.stage, "run": self.name} | self.what | values))
+
+    def finish(self, rows: list[dict], artifacts: tuple = (), **extra) -> None:
+        """Write the record, then hand its numbers and the artifacts to MLflow."""
+        provenance = records.provenance(self.started, self.run, self.tracking.run_id)
+        if self.record:
+            records.write(self.record, rows, provenance, **extra)
+            artifacts = (self.record, *artifacts)
+        for r in rows:
+            parts = (r.get("task"), r.get("phase"), r["metric"])
+            key = "/".join(str(part) for part in parts if part)
+            self.tracking.log(0, {"".join(c if c.isalnum() or c in "_-./ " else "_" for c in key): r["value"]})
+        for path in artifacts:
+            if path is not None and Path(path).exists():
+                self.tracking.artifact(path)
+
+
+@contextlib.contextmanager
+def job(args: argparse.Namespace, stage: str, name: str, resume_id: str | None = None, **what) -> Iterator[Job]:
+    """``with job(args, "pretrain", "tiny-ladder-s0", model=..., wiring=..., seed=...) as this: ...``
+
+    ``what`` are columns of the record that hold for every row (see ``records.COLUMNS``).
+    """
+    this = Job(args, stage, name, resume_id, **what)
+    try:
+        yield this
+    except BaseException:
+        this.tracking.finish("FAILED")
+        raise
+    this.tracking.finish()

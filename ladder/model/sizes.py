@@ -1,0 +1,84 @@
+"""Every model shape that the project names, one row each."""
+
+from dataclasses import asdict, dataclass
+
+from ladder.errors import known
+
+
+@dataclass(frozen=True)
+class Size:
+    """A Llama shape. ``intermediate`` is the SwiGLU width; ``rope_factor`` > 0 asks for llama3 RoPE scaling."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocab: int
+    tied: bool = False
+    positions: int = 2048
+    rope_theta: float = 10000.0
+    rope_factor: float = 0.0
+    eps: float = 1e-5
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, embeddings included, tied ones once."""
+        head = self.hidden // self.heads
+        attention = self.hidden * head * (2 * self.heads + 2 * self.kv_heads)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layers * layer + self.hidden + self.vocab * self.hidden * (1 if self.tied else 2)
+
+    def config(self, **changes) -> dict:
+        """Keyword arguments for LlamaConfig / LadderConfig."""
+        rope = {"rope_type": "default", "rope_theta": self.rope_theta}
+        if self.rope_factor:
+            rope |= {"rope_type": "llama3", "factor": self.rope_factor, "low_freq_factor": 1.0}
+            rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+        return {
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.hidden,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "intermediate_size": self.intermediate,
+            "vocab_size": self.vocab,
+            "tie_word_embeddings": self.tied,
+            "max_position_embeddings": self.positions,
+            "rms_norm_eps": self.eps,
+            "rope_parameters": rope,
+        } | changes
+
+
+LLAMA3 = {"positions": 131072, "rope_theta": 500000.0}
+SIZES = {
+    # the default profile: trained from scratch on two CPU cores; its vocabulary is the tokenizer's
+    "tiny": Size(10, 96, 4, 4, 256, 2048, tied=True, positions=512),
+    "tiny-larger": Size(13, 96, 4, 4, 256, 2048, tied=True, positions=512),
+    # one CPU rank's share of the paper's 1.2B widths at TP 8 takes some milliseconds a module; 8 of the 40 layers and
+    # a small vocabulary, so that a decode step is not mostly the LM head, which no wiring changes
+    "paper-1b-8l": Size(8, 1536, 24, 24, 4096, 512, tied=True),
+    # the paper's two pretraining shapes, and the 30 % larger ones (paper section 4.1, and its Table 5)
+    "paper-1b": Size(40, 1536, 24, 24, 4096, 49152, tied=True),
+    "paper-1b-larger": Size(52, 1536, 24, 24, 4096, 49152, tied=True),
+    "paper-3b": Size(40, 2304, 36, 36, 9216, 49152, tied=True),
+    "paper-3b-larger": Size(52, 2304, 36, 36, 9216, 49152, tied=True),
+    # published Llama checkpoints
+    "llama-3.2-1b": Size(16, 2048, 32, 8, 8192, 128256, tied=True, rope_factor=32.0, **LLAMA3),
+    "llama-3.2-3b": Size(28, 3072, 24, 8, 8192, 128256, tied=True, rope_factor=32.0, **LLAMA3),
+    "llama-3.1-8b": Size(32, 4096, 32, 8, 14336, 128256, rope_factor=8.0, **LLAMA3),
+    "codellama-34b": Size(48, 8192, 64, 8, 22016, 32000, positions=16384, rope_theta=1000000.0),
+    "llama-3-70b": Size(80, 8192, 64, 8, 28672, 128256, positions=8192, rope_theta=500000.0),
+    "llama-3.1-405b": Size(126, 16384, 128, 8, 53248, 128256, rope_factor=8.0, **LLAMA3),
+}
+
+
+def size(name: str) -> Size:
+    """The row called ``name``. Raises UserError with the known names."""
+    if name not in SIZES:
+        raise known("size", name, SIZES)
+    return SIZES[name]
+
+
+def row(name: str) -> dict:
+    """The row as plain values, so that a pipeline can tell when it changed."""
+    return asdict(size(name))

@@ -1,0 +1,138 @@
+"""A number is born once, in a record: JSON with tidy rows and the provenance that all of them share."""
+
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from ladder.errors import UserError
+from ladder.files import read_json, write_json
+
+ORIGINS = ("published", "measured", "emulated", "simulated")
+
+# One value per row: what it is, its uncertainty, where it is from.
+COLUMNS = {
+    "stage": "corpus | pretrain | convert | adapt | evaluate | bench | published",
+    "run": "name of the job, e.g. tiny-ladder-s0",
+    "model": "row of the table of sizes, or a published model's name",
+    "wiring": "standard, ladder, ladder@4-7, ...",
+    "variant": "what was done to it, e.g. pretrained, converted, adapted",
+    "seed": "seed of the run",
+    "tp": "tensor-parallel degree",
+    "batch": "sequences at once",
+    "prompt": "prompt tokens",
+    "new_tokens": "generated tokens",
+    "link": "name of the interconnect, or of its emulation",
+    "rho": "emulated link: time of one all-reduce over the mean time of a module",
+    "backend": "what reduces: gloo, nccl, emulated, none",
+    "phase": "prefill | decode | both",
+    "task": "evaluation task",
+    "metric": "name of the quantity",
+    "value": "the number",
+    "unit": "its unit",
+    "low": "lower end of the 95 % interval",
+    "high": "upper end of the 95 % interval",
+    "stderr": "standard error",
+    "n": "number of samples behind it",
+    "origin": " | ".join(ORIGINS),
+    "note": "anything a reader must know",
+}
+
+
+def row(**values) -> dict:
+    """A tidy row. Unknown columns and non-finite numbers are refused: a missing measurement has no row."""
+    if unknown := set(values) - set(COLUMNS):
+        raise ValueError(f"unknown columns {sorted(unknown)}; known: {', '.join(COLUMNS)}")
+    if values.get("origin") not in ORIGINS:
+        raise ValueError(f"origin {values.get('origin')!r} is none of {', '.join(ORIGINS)}")
+    for key in ("metric", "value", "unit"):
+        if values.get(key) is None:
+            raise ValueError(f"a row needs {key!r}: {values}")
+    for key in ("value", "low", "high", "stderr"):
+        if values.get(key) is not None and not math.isfinite(values[key]):
+            raise ValueError(f"{key} = {values[key]} is not a number: {values}")
+    return {key: value for key, value in values.items() if value is not None}
+
+
+@cache
+def git_commit() -> tuple[str | None, bool | None]:
+    """(commit, whether tracked files differ from it) of the checkout that holds this package; (None, None) outside."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def hardware() -> str:
+    """The device in words: GPU if torch is loaded and sees one, otherwise the processor and its cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {cores()} cores"
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "transformers", "tokenizers", "datasets", "lm-eval", "snakemake", "mlflow")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance(started: float, run: dict | None, mlflow_run_id: str | None) -> dict:
+    """What every number of a record shares. ``run`` is the content of run.json, or None outside a pipeline."""
+    commit, dirty = git_commit()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "profile": run["name"] if run else None,
+        "config_digest": run["digest"] if run else None,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "hardware": hardware(),
+        "versions": versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 2),
+        "mlflow_run_id": mlflow_run_id,
+    }
+
+
+def write(path: str | Path, rows: list[dict], provenance: dict, **extra) -> None:
+    """Write a record; ``extra`` holds what is not tidy (curves, timelines, settings)."""
+    write_json(path, {"schema": 1, "provenance": provenance, "rows": [row(**r) for r in rows], **extra})
+
+
+def read(path: str | Path) -> dict:
+    """Read a record back and check it. Raises UserError naming the file."""
+    record = read_json(path)
+    try:
+        if record["schema"] != 1:
+            raise UserError(f"{path}: record schema {record['schema']} is not 1; make it again")
+        record["rows"] = [row(**r) for r in record["rows"]]
+        record["provenance"]["mlflow_run_id"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a record of this project ({error})") from None
+    return record

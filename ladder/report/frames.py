@@ -1,0 +1,104 @@
+"""All numbers in two tidy frames: ours, from the records, and the paper's, from its CSVs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ladder import records
+from ladder.errors import UserError
+from ladder.files import read_json
+
+PROVENANCE = ["commit", "config_digest", "hardware", "mlflow_run_id"]
+PUBLISHED_COLUMNS = ["table", "version", "model", "architecture", "tp", "batch", "p2p", "metric", "value", "unit"]
+PUBLISHED_COLUMNS += ["source", "note"]
+COLUMNS = [*records.COLUMNS, *PROVENANCE]
+NUMBERS = ["seed", "tp", "batch", "prompt", "new_tokens", "rho", "value", "low", "high", "stderr", "n"]
+# Published copies of a number that are shown as a footnote only: where two versions exist, the complete one is shown.
+SECOND_VERSIONS = ("B:",)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """ours, published: tidy frames (published has also table, version, p2p, source); records: as read, with "path"."""
+
+    ours: pd.DataFrame
+    published: pd.DataFrame
+    claims: pd.DataFrame  # published/headline_claims.csv
+    records: list[dict]
+
+    def own(self, **where) -> pd.DataFrame:
+        """Our rows where each column has the value, or one of a list of values."""
+        return select(self.ours, **where)
+
+    def paper(self, file: str, **where) -> pd.DataFrame:
+        """The paper's rows of the file ``file``, e.g. "table3_pretraining"; second versions of a cell left out."""
+        rows = select(self.published, file=file, **where)
+        return rows[~rows["version"].str.startswith(SECOND_VERSIONS)]
+
+    def with_extra(self, key: str) -> list[dict]:
+        """The records that hold ``key`` (curves, timelines, samples, ...), in the order of their paths."""
+        return [record for record in self.records if record.get(key)]
+
+
+def select(frame: pd.DataFrame, **where) -> pd.DataFrame:
+    chosen = pd.Series(True, index=frame.index)
+    for column, wanted in where.items():
+        chosen &= (
+            frame[column].isin(list(wanted)) if isinstance(wanted, list | tuple | set) else frame[column] == wanted
+        )
+    return frame[chosen]
+
+
+def read_records(places: list[Path]) -> list[dict]:
+    """The records named, and every record below the directories named, where other JSON files are passed over."""
+    found = []
+    for folder in places:
+        if folder.is_file():
+            found.append(records.read(folder) | {"path": folder.as_posix()})
+            continue
+        if not folder.is_dir():
+            raise UserError(
+                f"--records {folder}: no such file or directory; run the pipeline first, or name where its records are"
+            )
+        for path in sorted(folder.rglob("*.json")):
+            content = read_json(path)
+            if isinstance(content, dict) and {"schema", "provenance", "rows"} <= content.keys():
+                found.append(records.read(path) | {"path": path.relative_to(folder).as_posix()})
+    return found
+
+
+def read_published(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(numbers, headline claims) of the published CSVs. Raises UserError for a wrong column or a value not a number."""
+    paths = sorted(folder.glob("*.csv"))
+    if not paths:
+        raise UserError(f"--published {folder}: no CSV files there; the repository keeps them in reports/published")
+    numbers, claims = [], pd.DataFrame()
+    for path in paths:
+        frame = pd.read_csv(path, keep_default_na=False, dtype=str)
+        if path.stem == "headline_claims":
+            claims = frame
+            continue
+        if list(frame.columns) != PUBLISHED_COLUMNS:
+            raise UserError(f"{path}: its columns must be {', '.join(PUBLISHED_COLUMNS)}")
+        for column in ("tp", "batch", "value"):
+            try:
+                frame[column] = pd.to_numeric(frame[column].replace("", None))
+            except ValueError as error:
+                raise UserError(f"{path}: the column {column!r} must hold numbers ({error})") from None
+        if frame["value"].isna().any():
+            raise UserError(f"{path}: line {int(frame['value'].isna().idxmax()) + 2} has no value")
+        numbers.append(frame.rename(columns={"architecture": "wiring"}).assign(file=path.stem))
+    frame = pd.concat(numbers, ignore_index=True)
+    return frame.assign(stage="published", origin="published"), claims
+
+
+def read(places: list[Path], published: Path) -> Frames:
+    """Raises UserError for a place that does not exist and for a file that is not what it should be."""
+    found = read_records(places)
+    rows = [r | {key: record["provenance"].get(key) for key in PROVENANCE} for record in found for r in record["rows"]]
+    ours = pd.DataFrame(rows, columns=COLUMNS)
+    for column in NUMBERS:
+        ours[column] = pd.to_numeric(ours[column])
+    numbers, claims = read_published(published)
+    return Frames(ours, numbers, claims, found)

@@ -1,0 +1,133 @@
+"""Figures as SVG that lives inside a page: text as text, ink in the page's colour, the same bytes in every run."""
+
+import html
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from ladder.files import whole
+from ladder.report.style import INK
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ladder",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "figure.constrained_layout.use": True,
+} | dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], INK)
+PANEL = (3.7, 2.9)  # inches: two fit beside each other on a page, one fills a phone
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing. ``draw(axes)`` paints it; ``alt`` tells what it shows to who cannot see it."""
+
+    name: str
+    alt: str
+    draw: Callable
+    size: tuple[float, float] = PANEL
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels under one caption. ``data`` holds the numbers drawn, for download."""
+
+    name: str
+    title: str
+    caption: str
+    panels: list[Panel]
+    data: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def render(panel: Panel, title: str) -> str:
+    """The panel as an SVG document."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(RC):
+        canvas = Canvas(figsize=panel.size)
+        FigureCanvasSVG(canvas)
+        panel.draw(canvas.add_subplot())
+        out = io.StringIO()
+        canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return domesticate(out.getvalue(), panel.name, title, panel.alt)
+
+
+def domesticate(svg: str, name: str, title: str, alt: str) -> str:
+    """Make matplotlib's document fit to stand in a page beside others, in light and dark, read aloud too."""
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    root = ElementTree.fromstring(svg)
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}style", f"{{{SVG}}}metadata"):  # a style element would reach the whole page
+                parent.remove(child)
+    root.attrib.pop("version", None)
+    root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
+    label(root, name, title, alt)
+    text = ElementTree.tostring(root, encoding="unicode")
+    text = text.replace(INK, "currentColor")
+    text = re.sub(r"(font: [^;\"]*?px) 'DejaVu Sans'", rf"\1 {FONT}", text)
+    text = re.sub(r'\bid="(?!t-|d-)', f'id="{name}-', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    return re.sub(r"\n\s*\n", "\n", text) + "\n"
+
+
+def label(root: ElementTree.Element, name: str, title: str, alt: str) -> None:
+    """Give an SVG element its accessible name and description."""
+    root.attrib |= {"role": "img", "aria-labelledby": f"t-{name} d-{name}"}
+    for tag, id_, words in (("desc", f"d-{name}", alt), ("title", f"t-{name}", title)):
+        element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": id_})
+        element.text = words
+        root.insert(0, element)
+
+
+def write(figure: Figure, folder: Path) -> list[Path]:
+    """Write NAME.csv, one SVG a panel, and NAME.html for the page; returns the paths."""
+    written, drawings, links = [], [], []
+    for panel in figure.panels:
+        svg = render(panel, f"{figure.title}: {panel.name.replace('_', ' ').replace('-', ', ')}")
+        path = folder / f"{panel.name}.svg"
+        with whole(path) as part:
+            part.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg, encoding="utf-8")
+        written.append(path)
+        drawings.append(f'<div class="panel">{svg.strip()}</div>')
+        links.append(f'<a href="reports/figures/{path.name}" download>SVG</a>')
+    if len(figure.data):
+        path = folder / f"{figure.name}.csv"
+        with whole(path) as part:
+            figure.data.convert_dtypes().to_csv(part, index=False, lineterminator="\n")
+        written.append(path)
+        links.append(f'<a href="reports/figures/{path.name}" download>CSV</a>')
+    page = folder / f"{figure.name}.html"
+    inside = f'<div class="panels">{"".join(drawings)}</div>\n' if drawings else ""
+    with whole(page) as part:
+        part.write_text(
+            f'<figure class="chart" id="figure-{figure.name.replace("_", "-")}" data-search-exclude>\n{inside}'
+            f"<figcaption><strong>{html.escape(figure.title)}.</strong> {html.escape(figure.caption)} "
+            f'<span class="downloads">{" ".join(links)}</span></figcaption>\n</figure>\n',
+            encoding="utf-8",
+        )
+    return [*written, page]

@@ -1,0 +1,86 @@
+"""Finetune a (converted) checkpoint on chat data.
+
+Only the assistant's tokens count, and packed conversations do not see each other. Reads a checkpoint directory and the
+train.jsonl and validation.jsonl of `ladder chat`; writes the adapted model as a Hugging Face directory, and a record
+with losses, speed and curves. It resumes as `ladder pretrain` does.
+
+  ladder adapt build/models/tiny-ladder@5-9-converted-s0 --chat build/chat --seed 0 \\
+      --work build/work/adapt --out build/models/tiny-ladder@5-9-adapted-s0 --record build/records/adapt.json
+"""
+
+import argparse
+from pathlib import Path
+
+import ladder.job
+from ladder.errors import UserError
+from ladder.files import read_json, read_jsonl, sha256
+from ladder.train import options as training
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    ladder.job.add_arguments(parser)
+    parser.add_argument("checkpoint", type=Path, help="directory of `ladder convert` or `ladder pretrain`")
+    parser.add_argument("--chat", type=Path, required=True, help="directory of `ladder chat`")
+    parser.add_argument(
+        "--chat-template",
+        help="llama3, chatml or a jinja file, in place of the checkpoint's own where that does not mark the assistant",
+    )
+    training.add_arguments(parser, steps=25, lr=5e-4, warmup=5, weight_decay=0.0, evaluate_every=5, checkpoint_every=25)
+
+
+def main(args: argparse.Namespace) -> None:
+    options = training.of(args)
+    options.check()
+    for split in ("train", "validation"):
+        if not (args.chat / f"{split}.jsonl").is_file():
+            raise UserError(f"{args.chat}/{split}.jsonl: no such file; `ladder chat` makes it")
+    from ladder.data.tokenizer import chat_template
+    from ladder.model.checkpoint import card
+
+    described = card(args.checkpoint)
+    positions = read_json(args.checkpoint / "config.json")["max_position_embeddings"]
+    if options.sequence > positions:
+        raise UserError(f"--sequence {options.sequence} is longer than the {positions} positions of {args.checkpoint}")
+
+    template = chat_template(args.chat_template) if args.chat_template else None
+
+    import torch
+
+    from ladder.model import load
+    from ladder.train import ranks
+    from ladder.train.batches import check
+    from ladder.train.run import carry_out
+
+    with ranks.start(options) as these:
+        torch.manual_seed(options.seed)
+        model, tokenizer = load(args.checkpoint, dtype="float32")  # master weights
+        if not (template or tokenizer.chat_template):
+            raise UserError(
+                f"{args.checkpoint}: its tokenizer has no chat template, so conversations cannot be written for it; "
+                "give --chat-template"
+            )
+        files = [args.chat / f"{split}.jsonl" for split in ("train", "validation")]
+        data, held_out = (packed_chat(file, tokenizer, template, options.sequence) for file in files)
+        check(data, options.batch, files[0])
+        check(held_out, 1, files[1])
+        what = {"model": described["model"], "wiring": described["wiring"], "variant": "adapted", "seed": options.seed}
+        inputs = {"checkpoint": described.get("sha256") or str(args.checkpoint)}
+        inputs |= {"chat": [sha256(file) for file in files], "template": template}
+        name = f"{what['model']}-{what['wiring']}-adapted-s{options.seed}"
+        carry_out(args, "adapt", name, what, inputs, model, args.checkpoint, data, held_out, options, these)
+
+
+def packed_chat(path: Path, tokenizer, template: str | None, sequence: int):
+    """The conversations of a JSONL file as a dataset of rows of ``sequence`` inputs."""
+    from ladder.data.chat import encode, pack
+    from ladder.train.batches import PackedChat
+
+    conversations = list(read_jsonl(path))
+    for line, row in enumerate(conversations, 1):
+        if not row.get("messages"):
+            raise UserError(f"{path}:{line}: no 'messages'; `ladder chat` writes such files")
+    # one more: each input has a token after it
+    packed = pack([encode(row["messages"], tokenizer, template) for row in conversations], sequence + 1)
+    if not packed:
+        raise UserError(f"{path}: no conversation has an assistant's answer within {sequence} tokens; is it empty?")
+    return PackedChat(packed)

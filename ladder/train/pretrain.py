@@ -1,0 +1,96 @@
+"""Train a model from scratch on packed tokens.
+
+Reads the token shards of `ladder tokens` and the tokenizer beside them; writes the model as a Hugging Face directory,
+and a record with the losses, the speed and their curves. It resumes from its last checkpoint when it was killed, and is
+told so by SIGTERM too. One process is one rank; more are started by torchrun:
+
+  ladder pretrain --size tiny --wiring ladder --seed 0 --tokens build/tokens --tokenizer build/tokenizer \\
+      --work build/work/tiny-ladder-s0 --out build/models/tiny-ladder-s0 --record build/records/tiny-ladder-s0.json
+  torchrun --nproc-per-node 8 -m ladder pretrain --size paper-1b --shard 8 --precision bf16 ...
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import ladder.job
+from ladder.errors import UserError
+from ladder.files import read_json, sha256
+from ladder.model.sizes import size
+from ladder.train import options as training
+from ladder.wiring import pattern, table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    ladder.job.add_arguments(parser)
+    parser.add_argument("--size", required=True, help="row of the table of sizes")
+    parser.add_argument("--wiring", required=True, help="standard, parallel, ladder, ladder@4-7, ...")
+    parser.add_argument("--tokens", type=Path, required=True, help="directory of `ladder tokens`")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="directory of `ladder tokenizer`")
+    training.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    options = training.of(args)
+    options.check()
+    shape = size(args.size)
+    table(args.wiring, shape.layers)
+    if pattern(args.wiring.partition("@")[0]).timing_only:
+        raise UserError(f"--wiring {args.wiring} is for timing and no model to train; `ladder bench` takes it")
+    if options.sequence > shape.positions:
+        raise UserError(f"--sequence {options.sequence} is longer than the {shape.positions} positions of {args.size}")
+
+    from ladder.data.shards import TokenShards
+    from ladder.train.batches import PackedTokens, check
+
+    first = os.environ.get("RANK", "0") == "0"  # one rank compares digests for all
+    shards, held_out = (TokenShards(args.tokens, split, verify=first) for split in ("train", "validation"))
+    check(PackedTokens(shards, options.sequence), options.batch, args.tokens / "train")
+    check(PackedTokens(held_out, options.sequence), 1, args.tokens / "validation")
+    special = special_tokens(args.tokenizer, args.tokens, shards.vocab_size)
+
+    import torch
+
+    from ladder.model import LadderConfig, LadderForCausalLM
+    from ladder.train import ranks
+    from ladder.train.run import carry_out
+
+    with ranks.start(options) as these:
+        torch.manual_seed(options.seed)  # the same initial weights for every wiring of a size
+        config = shape.config(vocab_size=shards.vocab_size, **special)
+        model = LadderForCausalLM(LadderConfig(**config, wiring=args.wiring))
+        what = {"model": args.size, "wiring": args.wiring, "variant": "pretrained", "seed": options.seed}
+        carry_out(
+            args,
+            "pretrain",
+            f"{args.size}-{args.wiring}-s{options.seed}",
+            what,
+            {"tokens": sha256(args.tokens / "manifest.json"), "config": config},
+            model,
+            args.tokenizer,
+            PackedTokens(shards, options.sequence),
+            PackedTokens(held_out, options.sequence),
+            options,
+            these,
+        )
+
+
+def special_tokens(tokenizer: Path, tokens: Path, vocab: int) -> dict:
+    """Ids of bos, eos and pad. Raises UserError if the tokenizer is not the one that made ``tokens``."""
+    if not (tokenizer / "tokenizer.json").is_file():
+        raise UserError(f"{tokenizer}: no tokenizer there (tokenizer.json is missing); `ladder tokenizer` makes one")
+    made_with = read_json(tokens / "manifest.json").get("tokenizer")
+    if made_with not in (None, sha256(tokenizer / "tokenizer.json")):
+        raise UserError(
+            f"{tokens}/manifest.json: made with another tokenizer than {tokenizer}; run `ladder tokens` again"
+        )
+
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    if len(loaded) != vocab:
+        raise UserError(
+            f"{tokens}/manifest.json: vocab_size {vocab} is not the {len(loaded)} of {tokenizer}; "
+            "run `ladder tokens` again"
+        )
+    return {f"{name}_token_id": getattr(loaded, f"{name}_token_id") for name in ("bos", "eos", "pad")}

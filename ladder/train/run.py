@@ -1,0 +1,100 @@
+"""What every training job does around the loop: resume, track, save the model, write the record, tidy up."""
+
+import argparse
+import contextlib
+import math
+import resource
+import statistics
+
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from ladder.files import need_disk, only_one
+from ladder.job import Job, job
+from ladder.model.checkpoint import save
+from ladder.model.modeling import LadderForCausalLM
+from ladder.train.loop import train
+from ladder.train.options import Options
+from ladder.train.ranks import Ranks, distribute
+from ladder.train.state import Checkpoints, State
+
+
+def carry_out(
+    args: argparse.Namespace,
+    stage: str,
+    name: str,
+    what: dict,
+    inputs: dict,
+    model,
+    tokenizer,
+    training,
+    validation,
+    options: Options,
+    ranks: Ranks,
+) -> State:
+    """Train ``model`` and leave ``args.out`` and ``args.record``; return the curves.
+
+    ``what``: model, wiring, variant and seed, for record and checkpoint. ``inputs``: what identifies the data and the
+    initial weights; a run resumes only if these and the options are as they were. ``tokenizer``: where to copy it from.
+    Killed at any point, the same call again gives the same numbers.
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    if ranks.first:
+        need_disk(args.work, (options.keep + 1) * 12 * parameters + 4 * parameters)  # fp32 weights and two moments
+    config = model.config
+    with contextlib.ExitStack() as stack:
+        if ranks.first:
+            stack.enter_context(only_one(args.work))
+        ranks.barrier()
+        checkpoints = Checkpoints(args.work, ranks, options.keep, {**what, **inputs, **options.numeric()})
+        state = checkpoints.latest()
+        this = stack.enter_context(job(args, stage, name, state.mlflow_run_id, **what)) if ranks.first else None
+        if this:
+            state.mlflow_run_id = this.tracking.run_id or state.mlflow_run_id
+        model = distribute(model, ranks, options)
+        tracking = this.tracking if this else None
+        state = train(model, training, validation, options, ranks, checkpoints, state, tracking)
+        weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if this:
+            save(_plain(config, weights, options), tokenizer, args.out, what)
+            curves = {"training": state.training, "validation": state.validation}
+            settings = options.numeric() | inputs | {"ranks": ranks.size, "shard": options.shard}
+            this.finish(_rows(this, state, parameters, ranks), curves=curves, settings=settings)
+        checkpoints.clear()  # last: until the record is there, a killed job ends again from its final checkpoint
+        ranks.barrier()
+    return state
+
+
+def _plain(config, weights: dict, options: Options) -> LadderForCausalLM:
+    """An undistributed model around ``weights``, in the precision that was trained for."""
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    config.dtype = dtype
+    with torch.device("meta"):
+        plain = LadderForCausalLM(config)
+    plain.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
+    plain.tie_weights()
+    return plain
+
+
+def _rows(this: Job, state: State, parameters: int, ranks: Ranks) -> list[dict]:
+    final, points = state.validation[-1], state.training
+    last = points[-math.ceil(len(points) / 10) :]
+    if ranks.device.type == "cuda":
+        peak, where = torch.cuda.max_memory_allocated(ranks.device), "of the GPU, rank 0"
+    else:
+        peak, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "resident, rank 0"
+    speed = statistics.median(point["tokens_per_second"] for point in points)
+    values = [
+        {
+            "metric": "validation_loss",
+            "value": final["loss"],
+            "unit": "nats",
+            "stderr": final["stderr"],
+            "n": final["n"],
+        },
+        {"metric": "training_loss", "value": statistics.fmean(p["loss"] for p in last), "unit": "nats", "n": len(last)},
+        {"metric": "tokens_per_second", "value": speed, "unit": "tokens/s", "n": len(points)},
+        {"metric": "parameters", "value": parameters, "unit": "1"},
+        {"metric": "peak_memory", "value": peak / 2**30, "unit": "GiB", "note": where},
+    ]
+    return [this.row(origin="measured", **row) for row in values]

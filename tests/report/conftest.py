@@ -1,0 +1,38 @@
+"""Reports of toy records, made once for all tests here."""
+
+import pytest
+import toy_records
+
+from ladder.files import digest
+from ladder.report import frames
+from ladder.report.build import build
+
+PUBLISHED = "reports/published"
+
+
+@pytest.fixture(scope="session")
+def published(request):
+    return request.config.rootpath / PUBLISHED
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory):
+    return toy_records.everything(tmp_path_factory.mktemp("records"))
+
+
+@pytest.fixture(scope="session")
+def full(records, published):
+    return frames.read([records], published)
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory, published):
+    """No records of our own at all."""
+    return frames.read([tmp_path_factory.mktemp("nothing")], published)
+
+
+@pytest.fixture(scope="session")
+def reports(records, published, tmp_path_factory):
+    """(directory, summary) of a complete report."""
+    out = tmp_path_factory.mktemp("reports")
+    return out, build([records], published, {"name": "default", "digest": digest({"name": "default"})}, out)

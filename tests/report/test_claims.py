@@ -1,0 +1,124 @@
+"""The rules of the claims, each verdict on frames made for it."""
+
+import pytest
+import toy_records
+
+from ladder.report import claims, frames, rules
+from ladder.report.rules import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, VERDICTS
+
+SPEED = {"stage": "bench", "run": "r", "tp": 8, "batch": 1, "prompt": 1024, "new_tokens": 512, "origin": "measured"}
+
+
+def verdicts(folder, published):
+    data = frames.read([folder], published)
+    judged = claims.judge(data)
+    assert set(judged["verdict"]) <= set(VERDICTS)
+    assert (judged["numbers"] != "").all()
+    return judged.set_index("id")["verdict"].to_dict()
+
+
+def test_nothing_is_judged_without_records(tmp_path, published):
+    assert set(verdicts(tmp_path, published).values()) == {NOT_TESTED}
+
+
+def test_identities_are_unique_and_every_rule_is_written_out():
+    assert len({claim.id for claim in claims.CLAIMS}) == len(claims.CLAIMS)
+    assert all("upported if" in claim.rule for claim in claims.CLAIMS)
+
+
+def test_toy_records(records, published):
+    found = verdicts(records, published)
+    for name in ("hides-decode", "beats-parallel", "quality-small", "as-good-as-parallel", "half-recovers"):
+        assert found[name] == SUPPORTED, name
+    assert found["five-eighths-costs"] == SUPPORTED
+    assert found["larger-ladder"] == NOT_TESTED  # better, but not timed at that shape
+    assert found["70b-29"] == NOT_TESTED
+
+
+@pytest.mark.parametrize(
+    ("slower", "hides", "beats"),
+    [({"ladder": 1.25}, NOT_SUPPORTED, NOT_SUPPORTED), ({"parallel": 1.3}, SUPPORTED, SUPPORTED)],
+)
+def test_speed_rules_can_fail(tmp_path, published, slower, hides, beats):
+    toy_records.speed(tmp_path, slower=slower)
+    found = verdicts(tmp_path, published)
+    assert (found["hides-decode"], found["beats-parallel"]) == (hides, beats)
+
+
+@pytest.mark.parametrize(("ladder", "verdict"), [(5.5, SUPPORTED), (5.6, NOT_SUPPORTED), (5.0, SUPPORTED)])
+def test_quality_rule(tmp_path, published, ladder, verdict):
+    for wiring, loss in (("standard", 5.4), ("parallel", 5.4), ("ladder", ladder)):
+        toy_records.training(tmp_path, "pretrain", "tiny", wiring, 0, loss)
+    assert verdicts(tmp_path, published)["quality-small"] == verdict
+
+
+def test_quality_rule_forgives_what_seeds_do(tmp_path, published):
+    for wiring, losses in (("standard", (5.0, 5.6)), ("ladder", (5.3, 5.7))):
+        for seed, loss in enumerate(losses):
+            toy_records.training(tmp_path, "pretrain", "tiny", wiring, seed, loss)
+    assert verdicts(tmp_path, published)["quality-small"] == SUPPORTED
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [(5.3, NOT_TESTED), (5.45, NOT_SUPPORTED)])
+def test_larger_ladder_needs_quality_and_speed(tmp_path, published, loss, verdict):
+    toy_records.training(tmp_path, "pretrain", "tiny", "standard", 0, 5.4)
+    toy_records.training(tmp_path, "pretrain", "tiny-larger", "ladder", 0, loss)
+    assert verdicts(tmp_path, published)["larger-ladder"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("converted", "adapted", "verdict"),
+    [(110, 96, SUPPORTED), (110, 105, NOT_SUPPORTED), (99, 96, NOT_TESTED)],
+)
+def test_drop_and_recovery(tmp_path, published, converted, adapted, verdict):
+    toy_records.evaluation(tmp_path, "tiny", "standard", "pretrained", 0, 100, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "standard", "adapted", 0, 95, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "ladder@5-9", "converted", 0, converted, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "ladder@5-9", "adapted", 0, adapted, 0.3)
+    assert verdicts(tmp_path, published)["half-recovers"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("converted", "adapted", "verdict"),
+    [(110, 105, SUPPORTED), (110, 96, NOT_SUPPORTED), (101, 105, NOT_TESTED)],
+)
+def test_five_eighths(tmp_path, published, converted, adapted, verdict):
+    toy_records.evaluation(tmp_path, "tiny", "standard", "pretrained", 0, 100, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "standard", "adapted", 0, 95, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "ladder@5-9", "adapted", 0, 95, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "ladder@4-9", "converted", 0, converted, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "ladder@4-9", "adapted", 0, adapted, 0.3)
+    assert verdicts(tmp_path, published)["five-eighths-costs"] == verdict
+
+
+@pytest.mark.parametrize(("adapted", "verdict"), [(110, SUPPORTED), (190, NOT_SUPPORTED)])
+def test_full_conversion(tmp_path, published, adapted, verdict):
+    toy_records.evaluation(tmp_path, "tiny", "standard", "pretrained", 0, 100, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "standard", "adapted", 0, 105, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "ladder", "converted", 0, 200, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "ladder", "adapted", 0, adapted, 0.3)
+    assert verdicts(tmp_path, published)["full-conversion"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("claim", "model", "tp", "link", "gain", "verdict"),
+    [
+        ("70b-29", "llama-3-70b", 8, "NVLink", 1.30, SUPPORTED),
+        ("70b-29", "llama-3-70b", 8, "NVLink", 1.10, NOT_SUPPORTED),
+        ("70b-29", "llama-3-70b", 4, "NVLink", 1.30, NOT_TESTED),
+        ("70b-29", "llama-3-70b", 8, "P2P off", 1.60, NOT_TESTED),
+        ("70b-slow-60", "llama-3-70b", 8, "P2P off", 1.55, SUPPORTED),
+        ("405b-30", "llama-3.1-405b", 16, "two nodes", 1.2, NOT_SUPPORTED),
+    ],
+)
+def test_claims_about_hardware_need_that_hardware(tmp_path, published, claim, model, tp, link, gain, verdict):
+    what = SPEED | {"model": model, "tp": tp, "link": link, "backend": "nccl", "phase": "both", "unit": "tokens/s"}
+    speeds = {"standard": 100.0, "ladder": 100.0 * gain}
+    rows = [what | {"wiring": w, "metric": "tokens_per_second", "value": v} for w, v in speeds.items()]
+    toy_records.write(tmp_path, "gpu", rows)
+    assert verdicts(tmp_path, published)[claim] == verdict
+
+
+def test_emulated_numbers_never_judge_a_claim_about_hardware(records, published):
+    data = frames.read([records], published)
+    assert rules.measured_gain("paper-1b-8l", 8, 1.0, (1,))(data).verdict == NOT_TESTED

@@ -1,0 +1,75 @@
+"""The site of toy records, built strictly in a copy, served on the loopback, and a browser to look at it."""
+
+import functools
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "report"))  # toy_records
+# No first-run pages, no update checks, no sandbox (containers), no GPU.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--no-first-run", "--no-default-browser-check"]
+
+
+def run_mkdocs(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def mkdocs():
+    """Builds the site below a directory; returns the finished process."""
+    return run_mkdocs
+
+
+@pytest.fixture(scope="session")
+def project(request, tmp_path_factory):
+    """A copy of the site's sources with reports of toy records."""
+    import toy_records
+
+    from ladder.report.build import build
+
+    root, copy = request.config.rootpath, tmp_path_factory.mktemp("project")
+    shutil.copytree(root / "site", copy / "site", symlinks=True)
+    shutil.copy(root / "mkdocs.yml", copy)
+    shutil.copytree(root / "reports" / "published", copy / "reports" / "published")
+    build([toy_records.everything(copy / "results")], copy / "reports" / "published", {}, copy / "reports")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def built(project):
+    done = run_mkdocs(project)
+    assert done.returncode == 0, done.stderr
+    return project / "build" / "site"
+
+
+@pytest.fixture(scope="session")
+def address(built):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=built))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser check needs playwright")
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not executable:
+        pytest.skip("no browser found: install chromium, or name one in the environment variable CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield chromium
+        chromium.close()

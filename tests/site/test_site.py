@@ -1,0 +1,48 @@
+"""The site builds strictly, is whole, and refuses to be built from missing reports."""
+
+import re
+import shutil
+
+import pytest
+
+PAGES = ["index", "method", "speed", "quality", "adaptation", "claims", "reproduce", "log"]
+
+
+def test_every_page_and_every_download_is_there(built):
+    for page in PAGES:
+        text = (built / f"{page}.html").read_text(encoding="utf-8")
+        links = re.findall(r'href="(reports/[^"#]+)"', text)
+        assert [link for link in links if not (built / link).is_file()] == [], page
+    assert (built / "reports" / "tables" / "overlap.csv").is_file()
+    assert (built / "reports" / "all").is_file()
+
+
+def test_fragments_are_not_pages(built):
+    assert list((built / "reports").rglob("*.html")) == []
+
+
+def test_no_page_names_a_foreign_script_or_style(built):
+    for page in PAGES:
+        text = (built / f"{page}.html").read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|link|img|iframe)\b[^>]*?(?:src|href)="([^"]+)"', text)
+        foreign = [url for url in loaded if re.match(r"(?:https?:)?//", url)]
+        assert foreign == [], page
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "log"])  # the log's are dated
+def test_written_pages_hold_no_measured_number(page, request):
+    """Numbers with a decimal point, a times sign or a percent sign come from reports, except definitions."""
+    text = (request.config.rootpath / "site" / f"{page}.md").read_text(encoding="utf-8")
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    allowed = {"2501.06589", "1.5"}  # the paper's number; the unit times of the drawings
+    found = set(re.findall(r"\b\d+\.\d+\b", text)) | set(re.findall(r"\d+ ?[×%]", text))
+    assert {n for n in found if not any(n in a or a in n for a in allowed)} <= {"3.1", "127.0", "0.1"}
+
+
+def test_a_missing_report_is_named(project, mkdocs, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, symlinks=True)
+    (copy / "reports" / "tables" / "overlap.html").unlink()
+    done = mkdocs(copy)
+    assert done.returncode != 0
+    assert "tables/overlap.html" in done.stderr

@@ -1,0 +1,173 @@
+"""Profiles, their plan, and every wrong configuration: one sentence before any work."""
+
+import copy
+import json
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ladder import config as configuration
+from ladder.cli import COMMANDS, main
+from ladder.config import check, check_machine, read
+from ladder.errors import UserError
+from ladder.model.sizes import SIZES, size
+from ladder.plan import Plan, flags
+
+PROFILES = sorted(Path("config").glob("*.yaml"))
+DEFAULT = yaml.safe_load(Path("config/default.yaml").read_text())
+
+
+def changed(path, value):
+    config = copy.deepcopy(DEFAULT)
+    *parents, last = path
+    place = config
+    for key in parents:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return config
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.name)
+def test_every_profile_is_valid_and_has_a_plan(path):
+    plan = Plan(read(path))
+    assert all(hours >= 0 for hours in plan.gpu_hours().values())
+    assert sum(plan.disk().values()) > 0
+    assert plan.config["name"] in plan.summary()
+    assert len(plan.records()) == len(set(plan.records()))
+
+
+WRONG = [
+    (("pretrian",), {}, "top level: unknown key 'pretrian'; known: adapt, bench"),
+    (("pretrain", "stepz"), 3, "pretrain: unknown key 'stepz'"),
+    (("sequence",), None, "top level: the key 'sequence' is missing"),
+    (("pretrain", "steps"), 0, "pretrain.steps: 0 is less than the minimum of 1"),
+    (("pretrain", "lr"), "3e-4", "pretrain.lr: '3e-4' is not of type 'number'"),
+    (("pretrain", "runs", 1, "wiring"), "laddr", "pretrain.runs[1].wiring: unknown wiring 'laddr'; known: ladder"),
+    (("pretrain", "runs", 1, "wiring"), "ladder@8-10", "layer 10 in '8-10' is outside the model"),
+    (("pretrain", "runs", 1, "wiring"), "upper_bound", "for timing only; it cannot be trained"),
+    (("pretrain", "runs", 0, "size"), "tinny", "pretrain.runs[0].size: unknown size 'tinny'"),
+    (("pretrain", "warmup"), 1000, "pretrain.runs[0].warmup: 1000 is more than the 160 steps"),
+    (("pretrain", "micro_batch"), 3, "4 is not a multiple of micro_batch x gpus (3)"),
+    (("sequence",), 4096, "sequence: 4096 is longer than the 512 of tiny"),
+    (("adapt", "wirings"), ["ladder@99"], "adapt.wirings[0]: layer 99"),
+    (("adapt", "from"), {"size": "tiny", "wiring": "ladder-2"}, "is not among pretrain.runs"),
+    (("adapt", "from"), {"sise": "tiny"}, "is not understood"),
+    (("adapt", "seeds"), [7], "seeds [7] are not among pretrain.seeds"),
+    (("bench", "emulated", 0, "tp"), 5, "bench.emulated[0].tp: 5 does not divide the heads (24) of paper-1b-8l"),
+    (("bench", "wirings"), ["ladder"], "'standard' is missing"),
+    (("corpus",), {"kind": "files", "path": ["no.txt"], "validation": 0.1, "test": 0.1}, "no.txt: no such file"),
+    (("corpus",), {"kind": "files", "validation": 0.1, "test": 0.1}, "needs a list of paths"),
+    (("corpus",), {"kind": "huggingface", "validation": 0.1, "test": 0.1}, "needs the name of a dataset"),
+    (("tokenizer",), {"vocab": 300, "from": "x"}, "give exactly one of 'vocab'"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "words"), WRONG, ids=[w[2][:40] for w in WRONG])
+def test_a_wrong_configuration_is_one_sentence(path, value, words):
+    with pytest.raises(UserError) as error:
+        check(changed(path, value), "mine.yaml")
+    text = str(error.value)
+    assert text.startswith("mine.yaml: ")
+    assert words in text
+    assert "\n" not in text
+
+
+def test_an_empty_corpus_file_is_refused(tmp_path):
+    (tmp_path / "a.txt").touch()
+    corpus = {"kind": "files", "path": [str(tmp_path / "a.txt")], "validation": 0.1, "test": 0.1}
+    with pytest.raises(UserError, match=r"a\.txt: the file is empty"):
+        check(changed(("corpus",), corpus), "mine.yaml")
+
+
+def test_a_gpu_profile_without_a_gpu(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"device: cuda, but torch .* sees no GPU here"):
+        check_machine({"name": "paper", "device": "cuda"}, 0)
+
+
+def test_no_disk_for_the_planned_output(monkeypatch):
+    usage = namedtuple("usage", "total used free")(10, 10, 10**9)
+    monkeypatch.setattr(configuration.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="will write about 5 GB under results/, but 1 GB are free here"):
+        check_machine({"name": "default", "device": "cpu"}, 5e9)
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    with pytest.raises(UserError, match="no such configuration file"):
+        read(tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read(tmp_path / "x.yaml")
+
+
+def test_a_seed_changes_only_its_own_jobs():
+    before, after = (
+        Plan(DEFAULT),
+        Plan(changed(("pretrain", "seeds"), [0, 2]) | {"adapt": DEFAULT["adapt"] | {"seeds": [0]}}),
+    )
+    for name in before.pretrain:
+        if name.endswith("-s0"):
+            assert before.pretrain[name]["flags"] == after.pretrain[name]["flags"]
+    assert set(before.pretrain) - set(after.pretrain) == {n for n in before.pretrain if n.endswith("-s1")}
+
+
+def test_flags():
+    assert flags(
+        {"new_tokens": 60, "emulate": True, "seed": 0, "compile": False, "rho": [0.4, 0.8], "limit": None}
+    ) == ("--emulate --new-tokens 60 --rho 0.4 0.8 --seed 0")
+
+
+def test_larger_sizes_are_30_percent_larger():
+    assert size("tiny-larger").layers == 1.3 * size("tiny").layers
+    assert size("paper-1b-larger").layers == 1.3 * size("paper-1b").layers
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        *(("paper-1b", 1.2), ("paper-1b-larger", 1.55), ("paper-3b", 3.5), ("paper-3b-larger", 4.5)),
+        *(("llama-3.2-1b", 1.24), ("llama-3.2-3b", 3.21), ("llama-3.1-8b", 8.03), ("codellama-34b", 33.7)),
+        *(("llama-3-70b", 70.6), ("llama-3.1-405b", 405.9)),
+    ],
+)
+def test_sizes_have_the_published_number_of_parameters(name, billions):
+    assert SIZES[name].parameters / 1e9 == pytest.approx(billions, rel=0.03)
+
+
+def test_parameters_are_counted_as_torch_counts():
+    from ladder.model.modeling import LadderConfig, LadderForCausalLM
+
+    for name in ("tiny", "paper-1b-8l"):
+        model = LadderForCausalLM(LadderConfig(**size(name).config()))
+        assert sum(parameter.numel() for parameter in model.parameters()) == size(name).parameters
+
+
+def test_the_command_line(capsys):
+    assert main(["laddr"]) == 1
+    assert "unknown command 'laddr'; known: adapt, bench" in capsys.readouterr().err
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert f"ladder {command}" in capsys.readouterr().out
+
+
+def test_light_commands_load_no_torch():
+    """Starting costs: torch and transformers take seconds, most commands need neither."""
+    code = "import sys; sys.argv = ['ladder']; import ladder.cli, ladder.plan; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_init_writes_run_json(tmp_path):
+    assert main(["init", "--config", "config/default.yaml", "--out", str(tmp_path / "run.json")]) == 0
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["digest"] == Plan(DEFAULT).digest

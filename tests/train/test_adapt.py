@@ -1,0 +1,139 @@
+"""`ladder adapt` from a checkpoint and conversations to the adapted model, and that packing leaks nothing."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ladder import cli, files, records
+from ladder.data.chat import encode, pack
+from ladder.model import LadderConfig, LadderForCausalLM, load, save
+from ladder.train.batches import IGNORE, PackedChat
+from ladder.train.loop import token_losses
+
+SMALL = "--sequence 64 --batch 2 --steps 4 --warmup 1 --evaluate-every 2 --validation-windows 4 --device cpu"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data, tmp_path_factory):
+    """A small random model over the data's tokenizer."""
+    out = tmp_path_factory.mktemp("checkpoint") / "model"
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    config = LadderConfig(vocab_size=300, tie_word_embeddings=True, wiring="ladder@2-3", **shape)
+    info = {"model": "toy", "wiring": "ladder@2-3", "variant": "converted", "seed": 3}
+    save(LadderForCausalLM(config), data / "tokenizer", out, info)
+    return out
+
+
+def words(checkpoint, data, out, *more) -> list[str]:
+    where = [checkpoint, "--chat", data / "chat", "--work", out / "work", "--out", out / "model"]
+    return ["adapt", *map(str, where), "--record", str(out / "record.json"), *SMALL.split(), *more]
+
+
+def test_adapt(checkpoint, data, tmp_path):
+    assert cli.main(words(checkpoint, data, tmp_path, "--lr", "1e-2", "--seed", "7")) == 0
+    record = records.read(tmp_path / "record.json")
+    for row in record["rows"]:
+        about = {"model": "toy", "wiring": "ladder@2-3", "variant": "adapted", "seed": 7, "stage": "adapt"}
+        assert row.items() >= about.items()
+    curve = record["curves"]["validation"]
+    assert curve[-1]["loss"] < curve[0]["loss"] - 0.05
+    model, tokenizer = load(tmp_path / "model")
+    assert model.config.wiring == "ladder@2-3"
+    assert tokenizer.chat_template == load(checkpoint)[1].chat_template
+    before, after = load(checkpoint)[0], model
+    assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
+    assert files.read_json(tmp_path / "model/ladder.json")["variant"] == "adapted"
+
+
+def conversations() -> list[list[dict]]:
+    said = [("one two", "three four five"), ("six", "seven eight"), ("nine ten eleven", "twelve")]
+    return [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in said]
+
+
+@pytest.mark.parametrize("wiring", ["standard", "ladder", "parallel"])
+def test_packed_conversations_do_not_see_each_other(checkpoint, wiring):
+    model, tokenizer = load(checkpoint)
+    model.model.set_wiring(wiring)
+    samples = [encode(messages, tokenizer) for messages in conversations()]
+    (row,) = pack(samples, sum(len(ids) for ids, _ in samples) + 5)
+    with torch.no_grad():
+        ids, positions = (torch.from_numpy(row[key])[None] for key in ("input_ids", "position_ids"))
+        together = model(input_ids=ids, position_ids=positions).logits[0]
+        for sample, _ in samples:
+            alone = model(input_ids=torch.tensor([sample])).logits[0]
+            flat = row["input_ids"].tolist()
+            start = next(at for at in range(len(flat)) if flat[at : at + len(sample)] == sample)
+            torch.testing.assert_close(together[start : start + len(sample)], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_loss_is_the_assistants_tokens(checkpoint):
+    """The packed loss is the sum over conversations, each alone, of the tokens that the assistant says."""
+    model, tokenizer = load(checkpoint)
+    samples = [encode(messages, tokenizer) for messages in conversations()]
+    data = PackedChat(pack(samples, sum(len(ids) for ids, _ in samples) + 5))
+    expected, spoken = 0.0, 0
+    with torch.no_grad():
+        losses = token_losses(model, data.rows(np.arange(1)), "cpu")
+        for ids, labels in samples:
+            log_p = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            said = [at for at in range(1, len(ids)) if labels[at] != IGNORE]
+            expected -= sum(log_p[at - 1, ids[at]].item() for at in said)
+            spoken += len(said)
+    assert data.supervised(np.arange(1)) == spoken == int((losses != 0).sum())
+    assert losses.sum().item() == pytest.approx(expected, rel=1e-4)
+    texts = [tokenizer.decode([i for i, label in zip(*s, strict=True) if label != IGNORE]) for s in samples]
+    assert all(m[1]["content"] in t and m[0]["content"] not in t for m, t in zip(conversations(), texts, strict=True))
+
+
+def without_template(checkpoint, out):
+    """The checkpoint, whole and sound, but with a tokenizer that has no chat template."""
+    shutil.copytree(checkpoint, out)
+    (out / "chat_template.jinja").unlink()
+    card = files.read_json(out / "ladder.json")
+    del card["sha256"]["chat_template.jinja"]
+    files.write_json(out / "ladder.json", card)
+    return out
+
+
+def test_no_chat_template(checkpoint, data, tmp_path, capsys):
+    bare = without_template(checkpoint, tmp_path / "bare")
+    assert cli.main(words(bare, data, tmp_path / "out")) == 1
+    assert f"{bare}: its tokenizer has no chat template" in capsys.readouterr().err
+    assert cli.main(words(bare, data, tmp_path / "out", "--chat-template", "chatml")) == 0
+
+
+def test_damaged_checkpoint(checkpoint, data, tmp_path, capsys):
+    shutil.copytree(checkpoint, tmp_path / "bad")
+    file = tmp_path / "bad/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    assert cli.main(words(tmp_path / "bad", data, tmp_path / "out")) == 1
+    assert "the checkpoint is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "is it empty?"),
+        ('{"text": "x"}\n', "train.jsonl:1: no 'messages'"),
+        ('{"messages": [{"role": "user", "content": "x"}]}\n', "no conversation has an assistant's answer"),
+    ],
+)
+def test_bad_chat(checkpoint, data, tmp_path, capsys, content, sentence):
+    (tmp_path / "chat").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / f"chat/{split}.jsonl").write_text(content)
+    assert cli.main(words(checkpoint, data, tmp_path, "--chat", str(tmp_path / "chat"))) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_no_chat_at_all(checkpoint, data, tmp_path, capsys):
+    assert cli.main(words(checkpoint, data, tmp_path, "--chat", str(tmp_path))) == 1
+    assert "train.jsonl: no such file; `ladder chat` makes it" in capsys.readouterr().err
+
+
+def test_too_long(checkpoint, data, tmp_path, capsys):
+    assert cli.main(words(checkpoint, data, tmp_path, "--sequence", "4096")) == 1
+    assert "--sequence 4096 is longer than the 2048 positions" in capsys.readouterr().err

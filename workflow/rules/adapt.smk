@@ -1,0 +1,46 @@
+# Rewire the original (a pretrained standard model, or a published checkpoint), then finetune each variant alike.
+
+
+rule convert:
+    input:
+        of("convert", "files"),  # nothing where the original comes from the hub
+        tracking=f"{R}/tracking.json",
+    output:
+        model=directory(f"{R}/convert/{{name}}/model"),
+        record=f"{R}/convert/{{name}}/record.json",
+    log:
+        f"{R}/logs/convert-{{name}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        run=RUN,
+        source=of("convert", "source"),
+        flags=of("convert", "flags"),
+    shell:
+        "ladder convert {params.source} {output.model} {params.flags} "
+        "--run {params.run} --record {output.record} 2> {log}"
+
+
+rule adapt:
+    input:
+        tracking=f"{R}/tracking.json",
+        checkpoint=of("adapt", "checkpoint"),
+        chat=f"{R}/chat/train.jsonl",
+    output:
+        model=directory(f"{R}/adapt/{{name}}/model"),
+        record=f"{R}/adapt/{{name}}/record.json",
+    log:
+        f"{R}/logs/adapt-{{name}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    resources:
+        gpu=of("adapt", "gpus"),
+    params:
+        run=RUN,
+        launch=of("adapt", "launch"),
+        flags=of("adapt", "flags"),
+        chat=subpath(input.chat, parent=True),
+        work=f"{R}/work/adapt-{{name}}",
+    shell:
+        "{params.launch} adapt {input.checkpoint} --chat {params.chat} {params.flags} --work {params.work} "
+        "--out {output.model} --run {params.run} --record {output.record} 2> {log}"

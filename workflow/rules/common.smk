@@ -1,0 +1,71 @@
+# Shared by all stages: the plan (every job by name) and checks before any work.
+from pathlib import Path
+
+from ladder.config import check, check_machine
+from ladder.errors import UserError
+from ladder.init import write_run
+from ladder.plan import Plan, flags
+
+# No hub without need, no telemetry, one thread a job unless it takes more; jobs inherit these.
+OFFLINE = "1" if config.get("device") == "cpu" else "0"
+for name, value in {
+    "HF_HUB_OFFLINE": OFFLINE,
+    "HF_DATASETS_OFFLINE": OFFLINE,
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_MKDOCS_2_WARNING": "1",
+}.items():
+    os.environ.setdefault(name, value)
+# Python compiles torch and transformers anew in every job where this is set: seconds each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def stop(error):
+    """One sentence, exit code 1, no stack trace."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+try:
+    check(
+        config,
+        os.path.relpath((workflow.overwrite_configfiles or ["config/default.yaml"])[0]),
+    )
+except UserError as error:
+    stop(error)
+
+PLAN = Plan(config)
+R = PLAN.root
+RUN = f"{R}/run.json"  # ties jobs to the configuration; no input, or any change of it would rerun everything
+print(PLAN.summary(), file=sys.stderr)
+
+
+wildcard_constraints:
+    name="[A-Za-z0-9_.@,-]+",
+
+
+def of(stage, key):
+    """An input function: what the plan says under ``key`` about the job of ``stage`` that the wildcard names."""
+
+    def value(wildcards):
+        return getattr(PLAN, stage)[wildcards.name][key]
+
+    return value
+
+
+def on_this_machine():
+    return (
+        workflow.executor_plugin is None
+        or workflow.executor_plugin.common_settings.local_exec
+    )
+
+
+onstart:
+    try:
+        if on_this_machine():
+            check_machine(config, sum(PLAN.disk().values()))
+        write_run(config, RUN)
+    except UserError as error:
+        stop(error)

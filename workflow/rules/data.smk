@@ -1,0 +1,128 @@
+# Tracking. Corpus -> tokenizer -> token shards; chat data and evaluation tasks from the same documents.
+CORPUS = config["corpus"]
+CORPUS_FILES = [
+    f"{R}/corpus/{split}.jsonl" for split in ("train", "validation", "test")
+]
+CHAT = config["adapt"]["chat"]
+
+
+rule track:
+    """The MLflow database exists before parallel jobs could race for it."""
+    output:
+        f"{R}/tracking.json",
+    log:
+        f"{R}/logs/track.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    shell:
+        "ladder track --out {output} 2> {log}"
+
+
+rule corpus:
+    input:
+        tracking=f"{R}/tracking.json",
+        files=CORPUS.get("path", []),
+    output:
+        CORPUS_FILES,
+        manifest=f"{R}/corpus/manifest.json",
+        record=f"{R}/corpus/record.json",
+    log:
+        f"{R}/logs/corpus.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        run=RUN,
+        flags=flags(CORPUS),
+        out=subpath(output.record, parent=True),
+    shell:
+        "ladder corpus {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
+
+
+rule tokenizer:
+    input:
+        tracking=f"{R}/tracking.json",
+        corpus=f"{R}/corpus/manifest.json",
+    output:
+        tokenizer=f"{R}/tokenizer/tokenizer.json",
+        record=f"{R}/tokenizer/record.json",
+    log:
+        f"{R}/logs/tokenizer.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        run=RUN,
+        flags=flags(config["tokenizer"]),
+        corpus=subpath(input.corpus, parent=True),
+        out=subpath(output.record, parent=True),
+    shell:
+        "ladder tokenizer --corpus {params.corpus} {params.flags} --out {params.out} "
+        "--run {params.run} --record {output.record} 2> {log}"
+
+
+rule tokens:
+    input:
+        tracking=f"{R}/tracking.json",
+        corpus=f"{R}/corpus/manifest.json",
+        tokenizer=f"{R}/tokenizer/tokenizer.json",
+    output:
+        manifest=f"{R}/tokens/manifest.json",
+        record=f"{R}/tokens/record.json",
+    log:
+        f"{R}/logs/tokens.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        run=RUN,
+        corpus=subpath(input.corpus, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        out=subpath(output.record, parent=True),
+    shell:
+        "ladder tokens --corpus {params.corpus} --tokenizer {params.tokenizer} --out {params.out} "
+        "--run {params.run} --record {output.record} 2> {log}"
+
+
+rule chat:
+    input:
+        tracking=f"{R}/tracking.json",
+        corpus=f"{R}/corpus/manifest.json",
+        files=CHAT.get("path", []),
+    output:
+        train=f"{R}/chat/train.jsonl",
+        validation=f"{R}/chat/validation.jsonl",
+        record=f"{R}/chat/record.json",
+    log:
+        f"{R}/logs/chat.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        run=RUN,
+        flags=flags(CHAT),
+        corpus=subpath(input.corpus, parent=True),
+        out=subpath(output.record, parent=True),
+    shell:
+        "ladder chat {params.flags} --corpus {params.corpus} --out {params.out} "
+        "--run {params.run} --record {output.record} 2> {log}"
+
+
+rule tasks:
+    input:
+        tracking=f"{R}/tracking.json",
+        corpus=f"{R}/corpus/manifest.json",
+        tokenizer=f"{R}/tokenizer/tokenizer.json",
+    output:
+        [f"{R}/tasks/{task}.yaml" for task in ("heldout_perplexity", "cloze")],
+        record=f"{R}/tasks/record.json",
+    log:
+        f"{R}/logs/tasks.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        run=RUN,
+        documents=config["evaluate"].get("perplexity_documents", 1000),
+        questions=config["evaluate"].get("cloze_questions", 2000),
+        corpus=subpath(input.corpus, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        out=subpath(output.record, parent=True),
+    shell:
+        "ladder tasks --corpus {params.corpus} --tokenizer {params.tokenizer} --documents {params.documents} "
+        "--questions {params.questions} --out {params.out} --run {params.run} --record {output.record} 2> {log}"

@@ -1,0 +1,31 @@
+# One model from scratch per size, wiring and seed.
+
+
+rule pretrain:
+    input:
+        tracking=f"{R}/tracking.json",
+        tokens=f"{R}/tokens/manifest.json",
+        tokenizer=f"{R}/tokenizer/tokenizer.json",
+    output:
+        model=directory(f"{R}/pretrain/{{name}}/model"),
+        record=f"{R}/pretrain/{{name}}/record.json",
+    log:
+        f"{R}/logs/pretrain-{{name}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    resources:
+        gpu=of("pretrain", "gpus"),
+    params:
+        run=RUN,
+        launch=of("pretrain", "launch"),
+        size=of("pretrain", "size"),
+        row=of("pretrain", "row"),
+        wiring=of("pretrain", "wiring"),
+        flags=of("pretrain", "flags"),
+        tokens=subpath(input.tokens, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        work=f"{R}/work/pretrain-{{name}}",
+    shell:
+        "{params.launch} pretrain --size {params.size} --wiring {params.wiring} {params.flags} "
+        "--tokens {params.tokens} --tokenizer {params.tokenizer} --work {params.work} "
+        "--out {output.model} --run {params.run} --record {output.record} 2> {log}"
