@@ -14,6 +14,7 @@ Nothing else in the code base knows what "ladder" means: the model, the tensor-p
 diagrams all run :func:`run` over a table. This module needs neither torch nor a process group.
 """
 
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,9 +30,11 @@ class Row:
 
     lag:    how many of the latest outputs its input does not contain yet
     joint:  its output is held back and reduced together with the next module's
-    own:    weight with which a rank adds its own un-reduced partial at once
+    own:    weight with which a rank reads its own un-reduced partial until the reduced sum lands (for good, if it is
+            never reduced); with it the function depends on the number of ranks T
     weight: weight of its partial in the reduced sum; with 0 it is never reduced
     shared_norm: it reads the normed input of the module before it (which has the same stream), not its own norm
+    signal: the first module's output, through a norm of its own, is added to its normed input
     """
 
     lag: int = 0
@@ -39,43 +42,134 @@ class Row:
     own: float = 0.0
     weight: float = 1.0
     shared_norm: bool = False
+    signal: bool = False
+
+
+class Place(NamedTuple):
+    """Where a layer stands: ``layer`` of ``layers``; ``nth`` of its run of neighbours with the same wiring, ``left`` of
+    them after it; ``tp`` ranks."""
+
+    layer: int
+    layers: int
+    nth: int
+    left: int
+    tp: int
+
+
+Pair = tuple[Row, Row]  # of attention and MLP
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """The two rows (attention, MLP) that a wiring repeats in every layer."""
+    """A wiring: the rows of attention and MLP in every layer, or a function that gives them for a layer's place."""
 
-    attention: Row
-    mlp: Row
+    rows: Pair | Callable[[Place], Pair]
     summary: str
     timing_only: bool = False  # not a function that a trained model computes at more than one rank
 
+    def at(self, place: Place) -> Pair:
+        return self.rows(place) if callable(self.rows) else self.rows
+
+
+STANDARD = (Row(), Row())
+
+
+def first_attention(attention: Row, mlp: Row) -> Callable[[Place], Pair]:
+    """A standard first layer, whose attention is the signal of the later layers' MLPs."""
+    return lambda at: (attention, mlp) if at.layer else STANDARD
+
+
+def delayed(delta: int) -> Callable[[Place], Pair]:
+    """Delayed Tensor Parallelism: the last ``delta`` outputs never land; own shares there, and in the first ``delta``
+    modules, stand for T partials of which the others are missing, hence the square root."""
+
+    def rows(at: Place) -> Pair:
+        def row(n: int) -> Row:
+            last = n >= 2 * at.layers - delta
+            return Row(delta, own=math.sqrt(at.tp) if last or n < delta else 1, weight=0 if last else 1)
+
+        return row(2 * at.layer), row(2 * at.layer + 1)
+
+    return rows
+
+
+def desynchronised(group: float) -> Callable[[Place], Pair]:
+    """One all-reduce per ``group`` layers: X <- R(p + X / T), the mean of the ranks' streams plus the fresh sum."""
+
+    def rows(at: Place) -> Pair:
+        i = at.nth if math.isinf(group) else int(at.nth % group)
+        apart = {"joint": True, "own": 1, "weight": 1 / at.tp}
+        ends = at.left == 0 or i + 1 == group
+        return Row(2 * i, **apart), Row(2 * i + 1) if ends else Row(2 * i + 1, **apart)
+
+    return rows
+
 
 PATTERNS = {
-    "standard": Pattern(Row(), Row(), "each module waits for the all-reduce of the one before"),
-    "ladder": Pattern(Row(1), Row(1), "each all-reduce runs behind the next module (Ladder Residual, 2501.06589)"),
+    "standard": Pattern(STANDARD, "each module waits for the all-reduce of the one before"),
+    "ladder": Pattern((Row(1), Row(1)), "each all-reduce runs behind the next module (Ladder Residual, 2501.06589)"),
     "parallel": Pattern(
-        Row(joint=True), Row(1, shared_norm=True), "attention and MLP share one input, one norm and one all-reduce"
+        (Row(joint=True), Row(1, shared_norm=True)), "attention and MLP share one input, one norm and one all-reduce"
     ),
-    "parallel-2norm": Pattern(Row(joint=True), Row(1), "parallel, but each module keeps its own norm"),
+    "parallel-2norm": Pattern((Row(joint=True), Row(1)), "parallel, but each module keeps its own norm"),
+    "partial": Pattern(
+        (Row(1, own=1), Row(1, own=1)), "ladder, but a rank reads its own share at once (FarSkip's partial)"
+    ),
+    "spd": Pattern(
+        (Row(joint=True, own=1), Row(1)),
+        "a rank's MLP reads its own share of the attention (Sync-Point Drop, 2502.20727)",
+    ),
+    "desync-nx": Pattern(desynchronised(math.inf), "the ranks' streams run apart until one all-reduce at the end"),
+    "fal": Pattern(
+        first_attention(Row(joint=True), Row(1, signal=True)),
+        "parallel-2norm whose MLPs also read the first layer's attention (First Attentions Last)",
+    ),
+    "fal+": Pattern(
+        first_attention(Row(), Row(signal=True)), "standard whose MLPs also read the first layer's attention"
+    ),
     "upper_bound": Pattern(
-        Row(own=1, weight=0), Row(own=1, weight=0), "no communication at all: a bound on speed, not a model", True
+        (Row(own=1, weight=0), Row(own=1, weight=0)), "no communication at all: a bound on speed, not a model", True
     ),
 }
-# Numbered families: name-k for k = 2, 3, ...
-FAMILIES = {
-    "ladder": lambda k: Pattern(Row(k), Row(k), f"each all-reduce runs behind the next {k} modules"),
-}
+# Numbered families: (form of the name, least number, step of the number, pattern of the number)
+FAMILIES = (
+    ("ladder-<k>", 2, 1, lambda k: Pattern((Row(k), Row(k)), f"each all-reduce runs behind the next {k} modules")),
+    (
+        "dtp-<k>",
+        0,
+        1,
+        lambda k: Pattern(
+            delayed(k), f"each all-reduce runs behind the next {k} modules, which read the rank's own share meanwhile"
+        ),
+    ),
+    (
+        "desync-<k>x",
+        2,
+        2,
+        lambda k: Pattern(
+            desynchronised(k // 2), f"one all-reduce for {k} modules; until then a rank reads its own shares"
+        ),
+    ),
+)
 
 
 def pattern(name: str) -> Pattern:
-    """The pattern called ``name``. Raises UserError with the known names."""
+    """The pattern called ``name``, which may have a hybrid's ``@layers``. Raises UserError with the known names."""
+    name = name.partition("@")[0]
     if name in PATTERNS:
         return PATTERNS[name]
-    family, _, k = name.rpartition("-")
-    if family in FAMILIES and re.fullmatch("[2-9]|[1-9][0-9]+", k):
-        return FAMILIES[family](int(k))
-    raise known("wiring", name, [*PATTERNS, *(f"{family}-<k> (k >= 2)" for family in FAMILIES)])
+    for form, least, step, build in FAMILIES:
+        before, after = map(re.escape, form.split("<k>"))
+        found = re.fullmatch(f"{before}(0|[1-9][0-9]*){after}", name)
+        if found and int(found[1]) >= least and (int(found[1]) - least) % step == 0:
+            return build(int(found[1]))
+    numbers = (f"{form} (k = {least}, {least + step}, ...)" for form, least, step, _ in FAMILIES)
+    raise known("wiring", name, [*PATTERNS, *numbers])
+
+
+def tied(wiring: str) -> bool:
+    """Whether the function depends on the number of ranks T, so that a checkpoint belongs to one T."""
+    return any(row.own for layer in range(2) for row in pattern(wiring).at(Place(layer, 2, layer, 1 - layer, 2)))
 
 
 def parse_layers(text: str, layers: int) -> tuple[int, ...]:
@@ -94,13 +188,30 @@ def parse_layers(text: str, layers: int) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-def table(wiring: str, layers: int) -> tuple[Row, ...]:
-    """The 2 x ``layers`` rows of a wiring: ``standard``, ``ladder``, ``ladder@16-31`` (the other layers standard)."""
+def table(wiring: str, layers: int, tp: int | None = None) -> tuple[Row, ...]:
+    """The 2 x ``layers`` rows of a wiring: ``standard``, ``ladder``, ``ladder@16-31`` (the other layers standard).
+
+    ``tp``: the number of ranks T, for a wiring that depends on it. Raises UserError if it does and T is missing.
+    """
     name, at, chosen = wiring.partition("@")
-    inside, outside = pattern(name), PATTERNS["standard"]
+    inside = pattern(name)
+    if tp is None and not inside.timing_only and tied(name):
+        raise UserError(
+            f"wiring {name!r} lets a rank read its own un-reduced share, so it is another function at every "
+            "tensor-parallel degree; say which (--tp, or tp in the configuration)"
+        )
     members = set(parse_layers(chosen, layers) if at else range(layers))
-    patterns = [inside if layer in members else outside for layer in range(layers)]
-    return tuple(row for p in patterns for row in (p.attention, p.mlp))
+    rows: list[Row] = []
+    for layer in range(layers):
+        nth = next(k for k in range(layers + 1) if layer - k not in members) - 1
+        left = next(k for k in range(layers + 1) if layer + k not in members) - 1
+        rows += inside.at(Place(layer, layers, nth, left, tp or 1)) if layer in members else STANDARD
+    return tuple(rows)
+
+
+def ends_apart(rows: Sequence[Row]) -> bool:
+    """Whether the ranks' final streams differ: some output is read by its own rank only, for good."""
+    return any(row.own and not row.weight for row in rows)
 
 
 class Module(NamedTuple):
@@ -110,45 +221,55 @@ class Module(NamedTuple):
     compute: Callable
 
 
-def run(x, modules: Sequence[Module], rows: Sequence[Row], all_reduce: Callable):
+def run(x, modules: Sequence[Module], rows: Sequence[Row], all_reduce: Callable, signal_norm: Callable | None = None):
     """Run the modules over the residual stream ``x``, each reading and writing as its row says; return the stream.
 
-    ``all_reduce(partial)`` launches a sum over ranks and returns an object whose ``wait()`` gives it. Each sum is
-    waited for as late as its readers allow, which is all there is to Ladder Residual (paper section 3, equations 3-4).
-    Only ``+``, ``-`` and ``*`` by a number are used of ``x``, so the loop runs on tensors and on symbols alike.
+    ``all_reduce(partial)`` launches a sum over ranks, may overwrite ``partial``, and returns an object whose ``wait()``
+    gives the sum. Each sum is waited for as late as its readers allow, which is all there is to Ladder Residual (paper
+    section 3, equations 3-4). ``signal_norm``: norm of the first module's output, for rows that read it.
+    ``x`` holds what has landed, the same on all ranks; a rank's own shares are added where they are read, not to the
+    stream, so that nothing has to be taken back. Only ``+`` and ``*`` by a number are used of ``x``, so the loop runs
+    on tensors and on symbols alike.
     """
     in_flight: deque[_Output] = deque()
-    for module, row in zip(modules, rows, strict=True):
-        while len(in_flight) > row.lag:
-            x = in_flight.popleft().land(x)
+    signal = None
+    for n, (module, row) in enumerate(zip(modules, rows, strict=True)):
+        while in_flight and in_flight[0].first < n - row.lag:
+            x, signal = _land(x, in_flight.popleft(), all_reduce, signal, signal_norm)
         if not row.shared_norm:
-            normed = module.norm(x)
-        partial = module.compute(normed)
-        if row.own:
-            x = x + _times(row.own, partial)
+            read = x
+            for output in in_flight:
+                read = read if output.own is None else read + output.own
+            normed = module.norm(read)
+        partial = module.compute(normed + signal if row.signal else normed)
+        own = row.own * partial if row.own else None
         if not row.weight:
+            x = x if own is None else x + own
             continue
-        own = _times(row.own, partial) if row.own else None
-        partial = _times(row.weight, partial)
+        partial, first = _times(row.weight, partial), n
         if in_flight and in_flight[-1].held is not None:  # the module before waits for this one's reduction
             before = in_flight.pop()
-            partial = before.held + partial
+            partial, first = before.held + partial, before.first
             own = own if before.own is None else before.own if own is None else before.own + own
-        in_flight.append(_Output(partial, None, own) if row.joint else _Output(None, all_reduce(partial), own))
+        output = _Output(first, partial, None, own) if row.joint else _Output(first, None, all_reduce(partial), own)
+        in_flight.append(output)
     for output in in_flight:
-        x = output.land(x)
+        x, signal = _land(x, output, all_reduce, signal, signal_norm)
     return x
 
 
-@dataclass
-class _Output:
+class _Output(NamedTuple):
+    first: int  # the oldest module in it
     held: object  # a partial that is not launched yet, or
     pending: object  # the launched sum
-    own: object  # what the rank has added of it already
+    own: object  # what the rank reads of it meanwhile
 
-    def land(self, x):
-        x = x + self.pending.wait()
-        return x if self.own is None else x - self.own
+
+def _land(x, output: _Output, all_reduce: Callable, signal, signal_norm):
+    landed = (all_reduce(output.held) if output.pending is None else output.pending).wait()
+    if output.first == 0 and signal_norm is not None:
+        signal = signal_norm(landed)
+    return x + landed, signal
 
 
 def _times(weight: float, value):
@@ -156,12 +277,13 @@ def _times(weight: float, value):
 
 
 class Event(NamedTuple):
-    """``compute``: module ``index`` runs, reading the outputs of ``modules``; ``launch`` / ``wait``: the all-reduce
-    number ``index``, which carries the outputs of ``modules``."""
+    """``compute``: module ``index`` runs, reading the reduced outputs of ``modules`` and its rank's share of those of
+    ``own``; ``launch`` / ``wait``: the all-reduce number ``index``, which carries the outputs of ``modules``."""
 
     kind: str
     index: int
     modules: frozenset[int]
+    own: frozenset[int] = frozenset()
 
 
 def trace(rows: Sequence[Row]) -> list[Event]:
@@ -170,8 +292,8 @@ def trace(rows: Sequence[Row]) -> list[Event]:
 
     def module(n: int) -> Module:
         def compute(seen: _Symbol) -> _Symbol:
-            events.append(Event("compute", n, seen.modules))
-            return _Symbol(frozenset({n}))
+            events.append(Event("compute", n, seen.modules, seen.own))
+            return _Symbol(own=frozenset({n}))
 
         return Module(lambda x: x, compute)
 
@@ -179,25 +301,23 @@ def trace(rows: Sequence[Row]) -> list[Event]:
 
     def all_reduce(partial: _Symbol) -> _Pending:
         nonlocal launched
-        events.append(Event("launch", launched, partial.modules))
+        events.append(Event("launch", launched, partial.own))
         launched += 1
-        return _Pending(launched - 1, partial, events)
+        return _Pending(launched - 1, _Symbol(modules=partial.own), events)
 
-    run(_Symbol(frozenset()), [module(n) for n in range(len(rows))], rows, all_reduce)
+    run(_Symbol(), [module(n) for n in range(len(rows))], rows, all_reduce, lambda signal: signal)
     return events
 
 
 @dataclass(frozen=True)
 class _Symbol:
-    """Stands for a tensor: the set of module outputs that it contains."""
+    """Stands for a tensor: the modules whose reduced outputs it contains, and those of which a rank's share only."""
 
-    modules: frozenset[int]
+    modules: frozenset[int] = frozenset()
+    own: frozenset[int] = frozenset()
 
     def __add__(self, other: "_Symbol") -> "_Symbol":
-        return _Symbol(self.modules | other.modules)
-
-    def __sub__(self, other: "_Symbol") -> "_Symbol":
-        return self
+        return _Symbol(self.modules | other.modules, self.own | other.own)
 
     def __rmul__(self, weight: float) -> "_Symbol":
         return self
