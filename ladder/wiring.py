@@ -172,6 +172,22 @@ def tied(wiring: str) -> bool:
     return any(row.own for layer in range(2) for row in pattern(wiring).at(Place(layer, 2, layer, 1 - layer, 2)))
 
 
+def check_tp(wiring: str, tp: int | None) -> int | None:
+    """``tp`` if the wiring needs one and it is given, or needs none and it is not. Raises UserError otherwise."""
+    name = wiring.partition("@")[0]
+    if tied(name) and not pattern(name).timing_only:
+        if tp is None:
+            raise UserError(
+                f"wiring {name!r} lets a rank read its own un-reduced share, so it is another function at every "
+                "tensor-parallel degree; say which (--tp, or tp in the configuration)"
+            )
+        if tp < 1:
+            raise UserError(f"tensor-parallel degree {tp} must be at least 1")
+    elif tp is not None:
+        raise UserError(f"wiring {name!r} is the same function at every tensor-parallel degree; drop --tp")
+    return tp
+
+
 def parse_layers(text: str, layers: int) -> tuple[int, ...]:
     """``"4-7"`` -> (4, 5, 6, 7); ``"1,4"`` -> (1, 4). Raises UserError for a layer outside the model."""
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
@@ -195,11 +211,8 @@ def table(wiring: str, layers: int, tp: int | None = None) -> tuple[Row, ...]:
     """
     name, at, chosen = wiring.partition("@")
     inside = pattern(name)
-    if tp is None and not inside.timing_only and tied(name):
-        raise UserError(
-            f"wiring {name!r} lets a rank read its own un-reduced share, so it is another function at every "
-            "tensor-parallel degree; say which (--tp, or tp in the configuration)"
-        )
+    if tp is None:
+        check_tp(name, tp)
     members = set(parse_layers(chosen, layers) if at else range(layers))
     rows: list[Row] = []
     for layer in range(layers):
@@ -232,7 +245,7 @@ def run(x, modules: Sequence[Module], rows: Sequence[Row], all_reduce: Callable,
     on tensors and on symbols alike.
     """
     in_flight: deque[_Output] = deque()
-    signal = None
+    signal, signal_norm = None, signal_norm if any(row.signal for row in rows) else None
     for n, (module, row) in enumerate(zip(modules, rows, strict=True)):
         while in_flight and in_flight[0].first < n - row.lag:
             x, signal = _land(x, in_flight.popleft(), all_reduce, signal, signal_norm)

@@ -7,7 +7,7 @@ from transformers import StaticCache
 
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.parallel.shard import shard
-from ladder.wiring import table, trace
+from ladder.wiring import ends_apart, table, tied, trace
 
 STD = 0.02  # of the random weights, as in pretraining
 
@@ -39,11 +39,12 @@ class Decoder:
     """One wiring's generation over a model that several wirings share.
 
     ``ids`` [batch, prompt + new tokens] are fed whatever the logits say, so that every wiring sees the same input.
+    ``tp``: the number of ranks, of which ``model`` is one.
     """
 
-    def __init__(self, model: LadderForCausalLM, wiring: str, ids: torch.Tensor, prompt: int, all_reduce):
+    def __init__(self, model: LadderForCausalLM, wiring: str, tp: int, ids: torch.Tensor, prompt: int, all_reduce):
         self.model, self.wiring, self.ids, self.prompt = model, wiring, ids, prompt
-        self.rows = table(wiring, model.config.num_hidden_layers)
+        self.rows = table(wiring, model.config.num_hidden_layers, tp)
         self.all_reduce = all_reduce
         self.cache = StaticCache(config=model.config, max_cache_len=ids.shape[1])
         self.position = 0
@@ -65,6 +66,21 @@ class Decoder:
         self.position += count
         with torch.inference_mode():
             return self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+
+def unsharded(model: LadderForCausalLM, wiring: str, tp: int, ids: torch.Tensor, prompt: int) -> Decoder:
+    """What ``tp`` ranks must give together: a whole model's generation, over virtual ranks if the wiring is tied."""
+    model.model.set_virtual_ranks(tp if tied(wiring) else 1)
+    return Decoder(model, wiring, tp, ids, prompt, model.model.all_reduce)
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor, decoder_rows, rank: int, tp: int) -> float:
+    """Largest difference between rank ``rank``'s logits and the unsharded model's [..., vocabulary].
+
+    Where the ranks' streams end apart, a rank's logits count in its own part of the vocabulary only.
+    """
+    apart = (found - expected).abs()
+    return (apart.chunk(tp, -1)[rank] if ends_apart(decoder_rows) else apart).max().item()
 
 
 def logits(decoder: Decoder, steps: int) -> torch.Tensor:

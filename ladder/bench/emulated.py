@@ -6,12 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ladder.bench.decoder import Decoder, Watch, build, expected_order, logits, order, random_weight
+from ladder.bench.decoder import (
+    Decoder,
+    Watch,
+    build,
+    difference,
+    expected_order,
+    logits,
+    order,
+    random_weight,
+    unsharded,
+)
 from ladder.bench.schedule import length, schedule
 from ladder.bench.statistics import estimate, hidden, matters
 from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
-from ladder.parallel.communicators import EmulatedLink, Solo, VirtualRanks
+from ladder.parallel.communicators import EmulatedLink, ThreadedRanks
 from ladder.records import cores
 from ladder.wiring import pattern, table, trace
 
@@ -57,14 +67,14 @@ def check_logits(point: Point) -> dict[str, float]:
         if pattern(wiring.partition("@")[0]).timing_only:
             continue
         whole = build(point.config, 0, 1, lambda name, _: full[name], copy=False)
-        expected = logits(Decoder(whole, wiring, ids, point.prompt, Solo().all_reduce), point.checked_steps)
+        expected = logits(unsharded(whole, wiring, point.tp, ids, point.prompt), point.checked_steps)
 
-        def rank_logits(rank, all_reduce, wiring=wiring):
+        def rank_difference(rank, all_reduce, wiring=wiring, expected=expected):
             part = build(point.config, rank, point.tp, lambda name, _: full[name], copy=False)
-            return logits(Decoder(part, wiring, ids, point.prompt, all_reduce), point.checked_steps)
+            decoder = Decoder(part, wiring, point.tp, ids, point.prompt, all_reduce)
+            return difference(logits(decoder, point.checked_steps), expected, decoder.rows, rank, point.tp)
 
-        ranks = VirtualRanks(point.tp).run(rank_logits)
-        differences[wiring] = max((rank - expected).abs().max().item() for rank in ranks)
+        differences[wiring] = max(ThreadedRanks(point.tp).run(rank_difference))
         if not differences[wiring] < TOLERANCE:
             raise RuntimeError(f"{wiring} at TP {point.tp}: logits are off by {differences[wiring]:.2e}; not timed")
     return differences
@@ -80,11 +90,13 @@ class Bench:
 
     def decoders(self, all_reduce) -> dict[str, Decoder]:
         ids = self.point.ids()
-        return {w: Decoder(self.model, w, ids, self.point.prompt, all_reduce) for w in self.point.wirings}
+        return {
+            w: Decoder(self.model, w, self.point.tp, ids, self.point.prompt, all_reduce) for w in self.point.wirings
+        }
 
     def module_times(self, rounds: int = 20, warm: int = 5) -> dict[str, np.ndarray]:
         """Median seconds of each of the 2L modules, without communication, in prefill and in decode."""
-        decoder = Decoder(self.model, "upper_bound", self.point.ids(), self.point.prompt, None)
+        decoder = Decoder(self.model, "upper_bound", self.point.tp, self.point.ids(), self.point.prompt, None)
         found = {}
         for phase, count in (("prefill", warm), ("decode", min(warm + rounds, self.point.new_tokens))):
             decoder.prefill()
@@ -149,7 +161,7 @@ class Bench:
     def timeline(self, wiring: str, link: dict[str, float], rounds: int = 9) -> list[dict]:
         """What really happened in the median of ``rounds`` decode steps: spans with lane, name, layer, start, end."""
         emulated = EmulatedLink(self.point.tp, **link)
-        decoder = Decoder(self.model, wiring, self.point.ids(), self.point.prompt, emulated.all_reduce)
+        decoder = Decoder(self.model, wiring, self.point.tp, self.point.ids(), self.point.prompt, emulated.all_reduce)
         decoder.prefill()
         rounds = min(rounds, self.point.new_tokens)
         steps = []
@@ -245,7 +257,7 @@ def scheduled(point: Point, bench: Bench, modules, virtual: dict, link: dict, wh
     tokens = point.prompt if what["phase"] == "prefill" else 1
     size = point.batch * tokens * point.config.hidden_size * bench.model.dtype.itemsize
     reduce = link["alpha"] + size * link["beta"]
-    times = {w: length(schedule(table(w, bench.layers), lambda n: modules[n], reduce)) for w in point.wirings}
+    times = {w: length(schedule(table(w, bench.layers, point.tp), lambda n: modules[n], reduce)) for w in point.wirings}
     if not matters(virtual["standard"], virtual["upper_bound"]):
         return []
     return [

@@ -8,10 +8,19 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from ladder.bench.decoder import Decoder, build, expected_order, logits, order, random_weight
+from ladder.bench.decoder import (
+    Decoder,
+    build,
+    difference,
+    expected_order,
+    logits,
+    order,
+    random_weight,
+    unsharded,
+)
 from ladder.bench.emulated import TOLERANCE, Point, compare, throughput
 from ladder.errors import UserError
-from ladder.parallel.communicators import ProcessGroup, Solo, precise_sleep
+from ladder.parallel.communicators import ProcessGroup, precise_sleep
 from ladder.wiring import pattern
 
 
@@ -61,7 +70,7 @@ def _rank(local_rank: int, point: Point, prefills: int, device: str, address: st
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         model = build(point.config, rank, point.tp, random_weight(point.seed, device, dtype))
         ids = point.ids().to(device)
-        decoders = {w: Decoder(model, w, ids, point.prompt, all_reduce) for w in point.wirings}
+        decoders = {w: Decoder(model, w, point.tp, ids, point.prompt, all_reduce) for w in point.wirings}
         counts = {}
         for wiring, decoder in decoders.items():
             decoder.prefill()
@@ -99,16 +108,15 @@ def check_logits(point: Point, rank: int, all_reduce, device: str) -> tuple[dict
     expected = {}
     if rank == 0:
         whole = build(config, 0, 1, weight)
-        expected = {
-            w: logits(Decoder(whole, w, ids, point.prompt, Solo().all_reduce), point.checked_steps) for w in wirings
-        }
+        expected = {w: logits(unsharded(whole, w, point.tp, ids, point.prompt), point.checked_steps) for w in wirings}
         del whole  # before the shard takes its place
     part = build(config, rank, point.tp, weight)
     differences = {}
     for wiring in wirings:
-        found = logits(Decoder(part, wiring, ids, point.prompt, all_reduce), point.checked_steps)
+        decoder = Decoder(part, wiring, point.tp, ids, point.prompt, all_reduce)
+        found = logits(decoder, point.checked_steps)
         if rank == 0:
-            differences[wiring] = (found - expected[wiring]).abs().max().item()
+            differences[wiring] = difference(found, expected[wiring], decoder.rows, rank, point.tp)
             if not differences[wiring] < TOLERANCE:
                 raise RuntimeError(f"{wiring} at TP {point.tp}: logits are off by {differences[wiring]:.2e}; not timed")
     return differences, config.num_hidden_layers

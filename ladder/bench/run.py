@@ -44,15 +44,15 @@ def main(args: argparse.Namespace) -> None:
     from ladder.errors import UserError
     from ladder.model.modeling import LadderConfig
     from ladder.model.sizes import size
-    from ladder.parallel.shard import check_degree
+    from ladder.parallel.slicing import check_degree
     from ladder.wiring import table
 
     shape = size(args.size)
     layers = args.layers or shape.layers
     changes = {"num_hidden_layers": layers, "max_position_embeddings": max(shape.positions, args.prompt)}
-    config = LadderConfig(**shape.config(**changes))
-    for wiring in args.wirings:
-        table(wiring, layers)
+    # The norm of the first attention is there if any wiring reads it; the other weights serve all wirings.
+    signals = [w for w in args.wirings if any(row.signal for row in table(w, layers, args.tp))]
+    config = LadderConfig(**shape.config(**changes), wiring=(signals or ["standard"])[0])
     check_degree(config, args.tp)
     if min(args.batch, args.prompt, args.layers or 1) < 1 or args.new_tokens < 2 or args.prefills < 1:
         raise UserError("--batch, --prompt, --layers and --prefills must be at least 1, --new-tokens at least 2")

@@ -2,9 +2,10 @@
 
 Attention, MLP, norms, rotary embedding, caches, masks, loss and generation are transformers' own; weights have the
 names and the layout of Llama. Only the loop over the layers is ours, and it does not know that it may be parallel: it
-calls ``self.all_reduce``, which :func:`ladder.parallelize` replaces.
+calls ``self.all_reduce``, which :func:`ladder.parallelize` replaces. A wiring that depends on the number of ranks T
+runs T virtual ones in this process (ladder.parallel.virtual) until then.
 
-Shapes: B batch, S new tokens, D hidden size, V vocabulary.
+Shapes: B batch, S new tokens, T virtual ranks, D hidden size, V vocabulary.
 """
 
 from functools import partial
@@ -15,24 +16,41 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, LlamaConfig
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaForCausalLM, LlamaModel
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaForCausalLM,
+    LlamaMLP,
+    LlamaModel,
+    LlamaRMSNorm,
+)
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from ladder.parallel import virtual
 from ladder.parallel.communicators import Solo
-from ladder.wiring import Module, run, table
+from ladder.parallel.slicing import check_degree
+from ladder.wiring import Module, Row, check_tp, ends_apart, run, table
 
 
 @strict
 class LadderConfig(LlamaConfig):
-    """LlamaConfig with a ``wiring``: ``standard``, ``parallel``, ``ladder``, ``ladder@16-31``, ... (ladder.wiring)."""
+    """LlamaConfig with a ``wiring``: ``standard``, ``parallel``, ``ladder``, ``ladder@16-31``, ... (ladder.wiring).
+
+    tensor_parallel_size: the number of ranks T that a wiring with own shares belongs to; None for every other wiring.
+    """
 
     model_type = "ladder"
     wiring: str = "standard"
+    tensor_parallel_size: int | None = None
+
+    def rows(self) -> tuple[Row, ...]:
+        """The wiring's rows, attention and MLP of each layer."""
+        return table(self.wiring, self.num_hidden_layers, self.tensor_parallel_size)
 
     def validate_wiring(self):
-        """Refuse an unknown wiring or a layer outside the model."""
-        table(self.wiring, self.num_hidden_layers)
+        """Refuse an unknown wiring, a layer outside the model, and a degree that is missing or does not divide it."""
+        check_tp(self.wiring, self.tensor_parallel_size)
+        check_degree(self, self.tensor_parallel_size or 1, ends_apart(self.rows()))
 
 
 class LadderModel(LlamaModel):
@@ -44,13 +62,32 @@ class LadderModel(LlamaModel):
 
     def __init__(self, config: LadderConfig):
         super().__init__(config)
-        self.all_reduce = Solo().all_reduce
-        self.set_wiring(config.wiring)
+        self.rows = config.rows()
+        self.run, self.all_reduce = run, Solo().all_reduce
+        self.first_attention_norm = None
+        if any(row.signal for row in self.rows):
+            self.first_attention_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.set_virtual_ranks(config.tensor_parallel_size or 1)
 
-    def set_wiring(self, wiring: str) -> None:
-        """Rewire in place; the weights are the same for every wiring."""
-        self.rows = table(wiring, self.config.num_hidden_layers)
-        self.config.wiring = wiring
+    def set_wiring(self, wiring: str, tp: int | None = None) -> None:
+        """Rewire in place; the weights are the same for every wiring. A norm of the first attention that was not there
+        starts at 0, so that it changes nothing until it is trained."""
+        config = self.config
+        changed = type(config)(**config.to_dict() | {"wiring": wiring, "tensor_parallel_size": tp})  # checks both
+        config.wiring, config.tensor_parallel_size = wiring, tp
+        self.rows = changed.rows()
+        if not any(row.signal for row in self.rows):
+            self.first_attention_norm = None
+        elif self.first_attention_norm is None:
+            self.first_attention_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps).to(self.norm.weight)
+            torch.nn.init.zeros_(self.first_attention_norm.weight)
+        self.set_virtual_ranks(tp or 1)
+
+    def set_virtual_ranks(self, size: int) -> None:
+        """Compute ``size`` ranks in this process, on the same parameters; 1: none."""
+        self.virtual_ranks = size
+        self.all_reduce = virtual.all_reduce if size > 1 else Solo().all_reduce
+        virtual.replace(self, size)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -91,17 +128,20 @@ class LadderModel(LlamaModel):
             "past_key_values": past_key_values,
             **kwargs,
         }
-        x = run(x, self._modules_in_order(attend), self.rows, self.all_reduce)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+        if self.virtual_ranks > 1:
+            x = x.unsqueeze(2)
+        x = self.run(x, self.modules_in_order(attend), self.rows, self.all_reduce, self.first_attention_norm)
+        # Streams that end apart go on to the head beside each other: [B, S, T x D].
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x).flatten(2), past_key_values=past_key_values)
 
-    def _modules_in_order(self, attend: dict) -> list[Module]:
+    def modules_in_order(self, attend: dict) -> list[Module]:
         """Attention and MLP of each layer, each with its norm: what the wiring's rows stand for."""
         modules = []
         for layer in self.layers:
             attention = partial(_attention, layer.self_attn, **attend)
             modules += [
                 Module(layer.input_layernorm, self._checkpointed(attention)),
-                Module(layer.post_attention_layernorm, self._checkpointed(layer.mlp)),
+                Module(layer.post_attention_layernorm, self._checkpointed(partial(_mlp, layer.mlp))),
             ]
         return modules
 
@@ -113,7 +153,11 @@ class LadderModel(LlamaModel):
 
 
 def _attention(attention: LlamaAttention, normed: torch.Tensor, **attend) -> torch.Tensor:
-    return attention(normed, **attend)[0]
+    return attention(normed.flatten(2), **attend)[0]  # the inputs of virtual ranks beside each other
+
+
+def _mlp(mlp: LlamaMLP, normed: torch.Tensor) -> torch.Tensor:
+    return mlp(normed.flatten(2))
 
 
 class LadderForCausalLM(LlamaForCausalLM):
@@ -125,7 +169,8 @@ class LadderForCausalLM(LlamaForCausalLM):
         super(LlamaForCausalLM, self).__init__(config)
         self.model = LadderModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        # Where streams end apart, each rank's feeds its own part of the vocabulary.
+        self.lm_head = virtual.Colwise(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
 

@@ -37,9 +37,8 @@ class ProcessGroup:
     def __init__(self, group: dist.ProcessGroup):
         self.group, self.size = group, group.size()
 
+    @torch.compiler.disable  # compiled code stays between launch and wait as the executor has put it
     def all_reduce(self, partial: torch.Tensor) -> "_Work":
-        if partial.requires_grad:
-            raise RuntimeError("tensor-parallel training is not supported yet: run the model under torch.no_grad()")
         partial = partial.contiguous()
         return _Work(dist.all_reduce(partial, group=self.group, async_op=True), partial)
 
@@ -48,6 +47,7 @@ class _Work:
     def __init__(self, work, value):
         self.work, self.value = work, value
 
+    @torch.compiler.disable
     def wait(self):
         self.work.wait()
         return self.value
@@ -109,8 +109,8 @@ def precise_sleep() -> None:
         return
 
 
-class VirtualRanks:
-    """``size`` ranks as threads of one process, for checking a sharding without starting processes.
+class ThreadedRanks:
+    """``size`` ranks as threads of one process, each with its own shard: checks what was sharded without processes.
 
     ``run(work)`` calls ``work(rank, all_reduce)`` on every rank and returns the list of results.
     """
@@ -127,7 +127,7 @@ class VirtualRanks:
         def rank_main(rank: int) -> None:
             try:
                 with torch.no_grad():
-                    results[rank] = work(rank, _VirtualRank(self, rank).all_reduce)
+                    results[rank] = work(rank, _ThreadedRank(self, rank).all_reduce)
             except BaseException as error:
                 with self._changed:
                     self._failed = self._failed or error
@@ -156,18 +156,18 @@ class VirtualRanks:
         return torch.stack([partials[rank] for rank in range(self.size)]).sum(0)  # rank order: all ranks agree
 
 
-class _VirtualRank:
-    def __init__(self, ranks: VirtualRanks, rank: int):
+class _ThreadedRank:
+    def __init__(self, ranks: ThreadedRanks, rank: int):
         self.ranks, self.rank, self.launched = ranks, rank, 0
 
-    def all_reduce(self, partial: torch.Tensor) -> "_VirtualSum":
+    def all_reduce(self, partial: torch.Tensor) -> "_ThreadedSum":
         number, self.launched = self.launched, self.launched + 1
         self.ranks._put(number, self.rank, partial)
-        return _VirtualSum(self.ranks, number)
+        return _ThreadedSum(self.ranks, number)
 
 
-class _VirtualSum:
-    def __init__(self, ranks: VirtualRanks, number: int):
+class _ThreadedSum:
+    def __init__(self, ranks: ThreadedRanks, number: int):
         self.ranks, self.number = ranks, number
 
     def wait(self) -> torch.Tensor:

@@ -1,39 +1,36 @@
-"""Tensor parallelism applied from outside: slice the weights by a plan, inject a communicator.
+"""Tensor parallelism applied from outside: slice the weights by the plan, inject a communicator."""
 
-The plan maps submodules of Llama to ``colwise`` (output features are split) or ``rowwise`` (input features are split,
-so that the output is a partial sum), in the words of transformers' own plans; those differ between its versions, so
-this one is ours. Everything else, embeddings and LM head included, is replicated: every rank returns full logits.
-"""
-
-import fnmatch
 from collections.abc import Callable
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ladder.errors import UserError
+from ladder.parallel import slicing
+from ladder.parallel.backward import Backward
 from ladder.parallel.communicators import ProcessGroup
-
-PLAN = {
-    **{f"layers.*.self_attn.{name}_proj": "colwise" for name in "qkv"},
-    "layers.*.self_attn.o_proj": "rowwise",
-    **{f"layers.*.mlp.{name}_proj": "colwise" for name in ("gate", "up")},
-    "layers.*.mlp.down_proj": "rowwise",
-}
-SPLIT = {"colwise": {"weight": 0, "bias": 0}, "rowwise": {"weight": 1}}  # parameter -> dimension to cut
+from ladder.parallel.slicing import check_degree
+from ladder.parallel.vocabulary import Embedding, Head, summed
+from ladder.wiring import ends_apart
 
 
-def parallelize(model: PreTrainedModel, mesh: DeviceMesh) -> PreTrainedModel:
+def parallelize(
+    model: PreTrainedModel, mesh: DeviceMesh, split_vocabulary: bool = False, replicate_kv: bool = False
+) -> PreTrainedModel:
     """Shard a loaded model in place over a 1-D ``mesh``, one slice a rank; return it.
 
-    Raises UserError if the mesh's size does not divide the attention heads, KV heads or MLP width.
+    It trains and generates as before: every rank returns full logits, and holds the gradients of its slices.
+
+    split_vocabulary: embeddings and LM head are split too, instead of replicated.
+    replicate_kv: with more ranks than KV heads, give several ranks the same head, instead of refusing.
+
+    Raises UserError if the mesh's size does not divide what is split, or is not the one that the wiring belongs to.
     """
     if mesh.ndim != 1:
         raise UserError(f"tensor parallelism needs a 1-D mesh, got {mesh.ndim} dimensions; pass one of its sub-meshes")
-    shard(model, mesh.get_local_rank(), mesh.size())
-    model.model.all_reduce = ProcessGroup(mesh.get_group()).all_reduce
-    return model
+    shard(model, mesh.get_local_rank(), mesh.size(), split_vocabulary=split_vocabulary, replicate_kv=replicate_kv)
+    return connect(model, mesh, split_vocabulary)
 
 
 def shard(
@@ -42,35 +39,58 @@ def shard(
     size: int,
     weight: Callable[[str, torch.nn.Parameter], torch.Tensor] = lambda name, parameter: parameter.detach(),
     copy: bool = True,
+    split_vocabulary: bool = False,
+    replicate_kv: bool = False,
 ) -> None:
     """Give ``model`` rank ``rank``'s slices of ``size``, in place.
 
-    weight: full value of the parameter called so (default: its own), for models built on the meta device.
+    weight: full value of the parameter called so (default: its own), for models built on the meta device; anything that
+        can be indexed with a tuple of slices, so that a file's slice is read without the rest of it.
     copy: own memory for each slice; otherwise views of the full value.
     """
-    check_degree(model.config, size)
+    config, inner = model.config, model.model
+    check_tied(config, size)
+    check_degree(config, size, split_vocabulary or ends_apart(inner.rows), replicate_kv)
+    inner.set_virtual_ranks(1)
     for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
-        part = slice_tensor(name, weight(name, parameter), rank, size)
-        part = part.clone(memory_format=torch.contiguous_format) if copy else part
-        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(part, requires_grad=parameter.requires_grad))
+        index = slicing.part(name, tuple(parameter.shape), rank, size, config, split_vocabulary)
+        value = weight(name, parameter)[index]
+        value = value.clone(memory_format=torch.contiguous_format) if copy else value
+        trains = parameter.requires_grad
+        if leaf == "bias" and slicing.style(owner) == "rowwise" and rank:
+            # It would be summed over ranks: one rank adds it, and it alone trains it.
+            value, trains = torch.zeros_like(value), False
+        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=trains))
+    for layer in inner.layers:
+        attention = layer.self_attn
+        heads = attention.q_proj.weight.shape[0] // attention.k_proj.weight.shape[0]
+        attention.num_key_value_groups = heads
     model.tie_weights()
 
 
-def check_degree(config: PretrainedConfig, size: int) -> None:
-    """Refuse a TP degree that cannot split this model."""
-    for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
-        if size < 1 or getattr(config, key) % size:
-            raise UserError(f"tensor-parallel degree {size} does not divide the model's {key} ({getattr(config, key)})")
+def check_tied(config, size: int) -> None:
+    """Refuse to run a wiring that belongs to one number of ranks on another."""
+    belongs = config.tensor_parallel_size
+    if belongs is not None and belongs != size:
+        raise UserError(
+            f"wiring {config.wiring!r} of this checkpoint belongs to tensor-parallel degree {belongs}: its ranks read "
+            f"their own shares, so on {size} it would be another function; use {belongs} ranks, or convert the "
+            f"original with --tp {size}"
+        )
 
 
-def slice_tensor(name: str, value: torch.Tensor, rank: int, size: int) -> torch.Tensor:
-    """Rank ``rank``'s slice of the parameter called ``name``."""
-    module, _, parameter = name.removeprefix("model.").rpartition(".")
-    for pattern, style in PLAN.items():
-        if fnmatch.fnmatch(module, pattern):
-            if parameter in SPLIT[style]:
-                return value.chunk(size, SPLIT[style][parameter])[rank]
-            # A row-wise layer's bias would be summed over ranks: one rank adds it.
-            return value if rank == 0 else torch.zeros_like(value)
-    return value
+def connect(model: PreTrainedModel, mesh: DeviceMesh, split_vocabulary: bool = False) -> PreTrainedModel:
+    """Let a sharded model talk over ``mesh``."""
+    inner, group = model.model, mesh.get_group()
+    inner.all_reduce = ProcessGroup(group).all_reduce
+    inner.run = Backward(inner, group)
+    apart = ends_apart(inner.rows)
+    if split_vocabulary:
+        inner.embed_tokens = Embedding.of(inner.embed_tokens, group)
+    if split_vocabulary or apart:
+        model.lm_head = Head.of(model.lm_head, group, split_vocabulary, apart)
+        model.tie_weights()
+    if apart:  # each rank's norm saw its own stream only
+        inner.norm.weight.register_hook(lambda gradient: summed(gradient, group))
+    return model

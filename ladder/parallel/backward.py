@@ -1,0 +1,175 @@
+"""The backward pass of the executor over real ranks, with the same hiding as forward.
+
+Forward, a sum over ranks lands in the stream after ``lag`` more modules have read it. Backward, a module's input
+gradient is a sum over ranks too (each rank has back-propagated through its own slices), and it is needed only by the
+modules whose outputs this module has read. So in ladder the all-reduce of module n's input gradient runs behind the
+backward of module n - 1, which does not need it (the paper's "training 5-7 % faster", section 4.4).
+
+torch's engine would wait for that sum at once, where the stream forks. Here the loop is one autograd node which keeps
+the graph of each module, goes through them from the last to the first, and waits where the trace of the table says.
+
+Notation: x_k the landed stream that module k reads, p_n a module's partial output, h_k the gradient of what module k
+reads (this rank's part), G the gradient of the stream (summed over ranks).
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from ladder.wiring import Module, Row, ends_apart, run, trace
+
+
+class Backward:
+    """``ladder.wiring.run`` for a sharded model: differentiable, with asynchronous all-reduces both ways."""
+
+    def __init__(self, model, group: dist.ProcessGroup):
+        self.model, self.group = model, group
+
+    def __call__(
+        self, x: torch.Tensor, modules: Sequence[Module], rows: Sequence[Row], all_reduce: Callable, signal_norm=None
+    ) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return run(x, modules, rows, all_reduce, signal_norm)
+        tape = Tape(self.model, modules, rows, all_reduce, signal_norm, self.group)
+        return _Run.apply(tape, x, *tape.parameters)
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tape, x, *parameters):
+        ctx.tape = tape
+        return tape.forward(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, *ctx.tape.backward(gradient)
+
+
+class Tape:
+    """What one forward pass leaves for its backward: of each module its input, its output and the graph between."""
+
+    def __init__(self, model, modules, rows, all_reduce, signal_norm, group):
+        self.modules, self.rows, self.all_reduce, self.group = modules, rows, all_reduce, group
+        self.signal_norm = signal_norm if any(row.signal for row in rows) else None
+        bodies = [body for layer in model.layers for body in (layer.self_attn, layer.mlp)]
+        self.of_body = [_trained(body) for body in bodies]
+        self.of_norm = [_trained(module.norm) for module in modules]
+        self.of_signal = _trained(self.signal_norm) if self.signal_norm is not None else []
+        self.parameters = [p for ps in (*self.of_body, *self.of_norm, self.of_signal) for p in ps]
+        kv_heads = model.config.num_key_value_heads
+        self.kv_heads = kv_heads if kv_heads < group.size() else None
+        self.of_kv = [p for body in bodies[::2] for linear in (body.k_proj, body.v_proj) for p in _trained(linear)]
+        self.leaf, self.given, self.inner, self.partial = ([None] * len(rows) for _ in range(4))
+        self.landed = self.signal = self.signal_leaf = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            recorded = [self._recorded(n, module) for n, module in enumerate(self.modules)]
+            signal_norm = self._recorded_signal if self.signal_norm is not None else None
+            return run(x.detach(), recorded, self.rows, self.all_reduce, signal_norm)
+
+    def _recorded(self, n: int, module: Module) -> Module:
+        def norm(read):
+            self.leaf[n] = read.detach().requires_grad_()
+            return module.norm(self.leaf[n])
+
+        def compute(normed):
+            self.given[n], self.inner[n] = normed, normed.detach().requires_grad_()
+            self.partial[n] = module.compute(self.inner[n])
+            return self.partial[n].detach()
+
+        return Module(norm, compute)
+
+    def _recorded_signal(self, landed):
+        self.landed = landed.detach().requires_grad_()
+        self.signal = self.signal_norm(self.landed)
+        self.signal_leaf = self.signal.detach().requires_grad_()
+        return self.signal_leaf
+
+    def backward(self, last: torch.Tensor) -> list[torch.Tensor | None]:
+        """Gradients of the stream's start and of ``self.parameters``, from ``last`` [B, S, D], that of its end, which
+        is the same on every rank unless the streams end apart."""
+        rows, end = self.rows, len(self.rows)
+        seen = [event.modules for event in trace(rows) if event.kind == "compute"]
+        lands = [next((k for k in range(n, end) if n in seen[k]), end) for n in range(end)]
+        gradients: dict[int, torch.Tensor] = {}  # by id of the parameter
+        under_way: deque = deque()  # (first module that read the stream so, its handle), latest reader first
+        stream = torch.zeros_like(last) if ends_apart(rows) else last
+        if ends_apart(rows):
+            under_way.append((end, self.all_reduce(last.clone())))
+        reads = {end: last}  # h_k by k, for the ranks' own shares
+        held = to_normed = of_signal = signal_handle = None
+        for n in reversed(range(end)):
+            row = rows[n]
+            output = 0
+            if row.weight:
+                while under_way and under_way[0][0] >= lands[n]:
+                    stream = stream + under_way.popleft()[1].wait()
+                output = row.weight * stream
+                if signal_handle is not None and all(row.joint for row in rows[:n]):  # it lands with the first module
+                    output = output + row.weight * self._through_signal(signal_handle.wait(), gradients)
+            if row.own:
+                until = lands[n] if row.weight else end + 1
+                output = output + row.own * sum(reads[k] for k in range(n + 1, until))
+            of_inner = _grad(self.partial[n], self.inner[n], self.of_body[n], output, gradients)
+            if row.shared_norm:  # goes through the norm together with the module before
+                to_normed, reads[n] = of_inner, torch.zeros_like(of_inner)
+                continue
+            of_inner = of_inner if to_normed is None else of_inner + to_normed
+            to_normed = None
+            leaves = [self.leaf[n], *([self.signal_leaf] if row.signal else [])]
+            of_leaf, *others = _grad(self.given[n], leaves, self.of_norm[n], of_inner, gradients)
+            if row.signal:
+                of_signal = others[0] if of_signal is None else of_signal + others[0]
+                if not any(row.signal for row in rows[:n]):
+                    signal_handle = self.all_reduce(of_signal)
+            reads[n] = of_leaf
+            of_stream = of_leaf.clone() if held is None else held + of_leaf  # summed in place, while others read it
+            if n and rows[n - 1].joint and seen[n] == seen[n - 1]:
+                held = of_stream  # the module before read the same stream: summed once for both, as forward
+            else:
+                under_way.append((n, self.all_reduce(of_stream)))
+                held = None
+        for _, handle in under_way:
+            stream = stream + handle.wait()
+        self._sum_replicated(gradients)
+        return [stream, *(gradients.get(id(p)) for p in self.parameters)]
+
+    def _through_signal(self, gradient, gradients):
+        return _grad(self.signal, self.landed, self.of_signal, gradient, gradients)
+
+    def _sum_replicated(self, gradients: dict[int, torch.Tensor]) -> None:
+        """Parameters that several ranks hold got each rank's part of their gradient: sum it, in place."""
+        norms = [gradients.get(id(p)) for ps in self.of_norm for p in ps]
+        sum_gradients([g for g in norms if g is not None], self.group)
+        if self.kv_heads:  # neighbouring ranks hold the same head
+            mine = dist.get_rank(self.group) * self.kv_heads // self.group.size()
+            sum_gradients([gradients[id(p)] for p in self.of_kv], self.group, self.kv_heads, mine)
+
+
+def sum_gradients(gradients: list[torch.Tensor], group: dist.ProcessGroup, parts: int = 1, mine: int = 0) -> None:
+    """Sum them in place over the ranks of ``group`` that have the same ``mine`` of ``parts``, by one all-reduce."""
+    if gradients:
+        flat = _flatten_dense_tensors(gradients)
+        everyone = flat.new_zeros(parts, flat.numel())
+        everyone[mine] = flat
+        dist.all_reduce(everyone, group=group)
+        for gradient, total in zip(gradients, _unflatten_dense_tensors(everyone[mine], gradients), strict=True):
+            gradient.copy_(total)
+
+
+def _grad(output, inputs, parameters, gradient, gradients):
+    """Back-propagate ``gradient`` of ``output``: note those of ``parameters``, return those of ``inputs``."""
+    several = isinstance(inputs, list)
+    targets = [*(inputs if several else [inputs]), *parameters]
+    found = torch.autograd.grad(output, targets, gradient, allow_unused=True)
+    count = len(targets) - len(parameters)
+    gradients.update({id(p): g for p, g in zip(parameters, found[count:], strict=True)})
+    return list(found[:count]) if several else found[0]
+
+
+def _trained(module) -> list[torch.nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]

@@ -1,0 +1,67 @@
+"""T tensor-parallel ranks in one process, without a loop over them: weights are viewed with a leading axis T.
+
+For wirings whose function depends on T, on one device; and the quickest way to check the sharding of any wiring.
+Activations have the axis T before the hidden size: [B, S, T, D], or [B, S, 1, D] where all ranks have the same.
+
+Shapes: B batch, S tokens, T ranks, D hidden size.
+"""
+
+import torch
+from torch import nn
+
+from ladder.parallel.communicators import Landed
+from ladder.parallel.slicing import style
+
+
+def all_reduce(partial: torch.Tensor) -> Landed:
+    """[B, S, T, D] -> [B, S, 1, D]: the sum that every rank gets."""
+    return Landed(partial.sum(2, keepdim=True))
+
+
+class Colwise(nn.Linear):
+    """Output features are split over the ranks whose inputs stand beside each other: [B, S, T x in] -> [B, S, out].
+
+    An input that all ranks share, [B, S, in], goes through the layer as it is.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ranks = x.shape[-1] // self.in_features
+        if ranks == 1:
+            return super().forward(x)
+        x = x.unflatten(-1, (ranks, self.in_features))
+        out = torch.einsum("bsti,toi->bsto", x, self.weight.unflatten(0, (ranks, -1))).flatten(2)
+        return out if self.bias is None else out + self.bias
+
+
+class Rowwise(nn.Linear):
+    """Input features are split over ``ranks``: [B, S, in] -> the ranks' partial sums [B, S, T, out]."""
+
+    ranks: int
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.unflatten(-1, (self.ranks, -1))
+        out = torch.einsum("bsti,oti->bsto", x, self.weight.unflatten(1, (self.ranks, -1)))
+        if self.bias is None:
+            return out
+        return torch.cat([out[:, :, :1] + self.bias, out[:, :, 1:]], 2)  # it would be summed over ranks: one adds it
+
+
+def replace(model: nn.Module, ranks: int) -> None:
+    """Let the linear layers of ``model`` that tensor parallelism splits compute ``ranks`` ranks; 1: one, as usual.
+    The parameters and their names stay as they are."""
+    for name, linear in list(model.named_modules()):
+        how = style(name)
+        if how is None:
+            continue
+        kind = nn.Linear if ranks == 1 else Colwise if how == "colwise" else Rowwise
+        new = same(linear, kind)
+        if kind is Rowwise:
+            new.ranks = ranks
+        model.set_submodule(name, new)
+
+
+def same(linear: nn.Linear, kind: type[nn.Linear]) -> nn.Linear:
+    """A layer of another ``kind`` with the parameters of ``linear``."""
+    new = kind(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+    new.weight, new.bias = linear.weight, linear.bias
+    return new.train(linear.training)
