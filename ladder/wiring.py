@@ -18,7 +18,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ladder.errors import UserError, known
@@ -219,6 +219,10 @@ def table(wiring: str, layers: int, tp: int | None = None) -> tuple[Row, ...]:
         nth = next(k for k in range(layers + 1) if layer - k not in members) - 1
         left = next(k for k in range(layers + 1) if layer + k not in members) - 1
         rows += inside.at(Place(layer, layers, nth, left, tp or 1)) if layer in members else STANDARD
+    for n, row in enumerate(rows):
+        if row.own and row.lag:  # it also reads its rank's share of a standard layer's output that it is ahead of
+            for m in range(max(0, n - row.lag), n):
+                rows[m] = rows[m] if m // 2 in members else replace(rows[m], own=1)
     return tuple(rows)
 
 

@@ -1,13 +1,31 @@
 """The table, its spelling, and the one loop that runs it."""
 
+from dataclasses import replace
+from fractions import Fraction
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladder.errors import UserError
-from ladder.wiring import PATTERNS, Module, Row, parse_layers, run, table, trace
+from ladder.wiring import (
+    PATTERNS,
+    STANDARD,
+    Module,
+    Pattern,
+    Row,
+    check_tp,
+    ends_apart,
+    parse_layers,
+    pattern,
+    run,
+    table,
+    tied,
+    trace,
+)
 
-NAMES = [*PATTERNS, "ladder-2", "ladder-3", "ladder@1-2", "parallel@0,3", "ladder@3"]
+NAMES = [*PATTERNS, "ladder-2", "ladder-3", "dtp-1", "dtp-2", "desync-2x", "desync-4x"]
+NAMES += ["ladder@1-2", "parallel@0,3", "ladder@3", "spd@2-3", "desync-4x@1-3", "fal@2", "dtp-1@3", "partial@0"]
 LAYERS = 4
 
 
@@ -19,8 +37,11 @@ def test_layers_are_read(text, layers):
 @pytest.mark.parametrize(
     ("wiring", "words"),
     [
-        ("laddr", "unknown wiring 'laddr'; known: ladder,"),
+        ("laddr", "unknown wiring 'laddr'; known: desync-<k>x (k = 2, 4, ...),"),
         ("ladder-1", "unknown wiring"),
+        ("desync-3x", "unknown wiring 'desync-3x'"),
+        ("desync-02x", "unknown wiring"),
+        ("spd", "another function at every tensor-parallel degree; say which (--tp"),
         ("ladder@2-4", "layer 4 in '2-4' is outside the model, which has layers 0 to 3"),
         ("ladder@3-1", "run backwards"),
         ("ladder@a", "cannot read the layers 'a'"),
@@ -80,17 +101,68 @@ def test_the_first_ladder_layer_reads_the_embedding_twice():
     assert reads("ladder", 2) == [set(), set(), {0}, {0, 1}]
 
 
-rows = st.builds(Row, lag=st.integers(0, 5))
+def launches(wiring, layers=LAYERS):
+    return [set(event.modules) for event in trace(table(wiring, layers, 2)) if event.kind == "launch"]
 
 
-@given(st.lists(rows, min_size=1, max_size=12))
+def own_shares(wiring, layers=LAYERS):
+    return [set(event.own) for event in trace(table(wiring, layers, 2)) if event.kind == "compute"]
+
+
+def test_desync_reduces_once_a_group_and_at_the_end():
+    assert launches("desync-2x") == launches("spd") == [{0, 1}, {2, 3}, {4, 5}, {6, 7}]
+    assert launches("desync-4x") == [{0, 1, 2, 3}, {4, 5, 6, 7}]
+    assert launches("desync-6x") == [{0, 1, 2, 3, 4, 5}, {6, 7}]
+    assert launches("desync-nx") == [set(range(8))]
+    assert launches("desync-4x@1-3") == [{0}, {1}, {2, 3, 4, 5}, {6, 7}]  # groups are counted from a run's start
+    assert own_shares("desync-4x")[3:5] == [{0, 1, 2}, set()]
+
+
+def test_partial_reads_its_own_share_of_the_newest_output():
+    assert launches("partial") == launches("ladder")
+    assert own_shares("partial") == [set(), {0}, {1}, {2}, {3}, {4}, {5}, {6}]
+
+
+def test_the_last_outputs_of_dtp_never_land():
+    assert launches("dtp-2") == [{0}, {1}, {2}, {3}, {4}, {5}]
+    assert own_shares("dtp-2", 2) == [set(), {0}, {0, 1}, {1, 2}]
+    assert [row.own for row in table("dtp-1", 2, 4)] == [2, 1, 1, 2]
+    assert ends_apart(table("dtp-1", 2, 4))
+    assert not ends_apart(table("partial", 2, 4))
+
+
+def test_the_signal_is_the_first_attention():
+    assert [row.signal for row in table("fal", 3)] == [False] * 3 + [True, False, True]
+    assert launches("fal") == [{0}, {1}, {2, 3}, {4, 5}, {6, 7}]
+    assert table("fal", 3)[:2] == STANDARD
+
+
+@pytest.mark.parametrize("wiring", ["partial", "spd@1-2", "dtp-1", "desync-4x", "desync-nx"])
+def test_a_tied_wiring_needs_its_degree(wiring):
+    assert tied(wiring)
+    assert check_tp(wiring, 2) == 2
+    with pytest.raises(UserError, match="say which"):
+        check_tp(wiring, None)
+    with pytest.raises(UserError, match="at least 1"):
+        check_tp(wiring, 0)
+
+
+@pytest.mark.parametrize("wiring", ["standard", "ladder@1-2", "ladder-2", "parallel", "fal", "upper_bound"])
+def test_an_untied_wiring_has_no_degree(wiring):
+    assert check_tp(wiring, None) is None
+    with pytest.raises(UserError, match="is the same function at every tensor-parallel degree; drop --tp"):
+        check_tp(wiring, 2)
+
+
+@given(st.lists(st.builds(Row, lag=st.integers(0, 5), own=st.sampled_from([0.0, 1.0])), min_size=1, max_size=12))
 def test_every_output_is_launched_and_waited_for_once_and_in_order(table_):
     events = trace(table_)
     for kind in ("compute", "launch", "wait"):
         assert [event.index for event in events if event.kind == kind] == list(range(len(table_)))
     for n, event in enumerate(event for event in events if event.kind == "compute"):
-        assert event.modules >= set(range(n - table_[n].lag))  # at most lag outputs are missing
-        assert event.modules <= set(range(n))
+        landed = max([0, *(k - row.lag for k, row in enumerate(table_[: n + 1]))])  # what once landed stays
+        assert event.modules == set(range(landed))
+        assert event.own == {m for m in set(range(n)) - event.modules if table_[m].own}
 
 
 class Ranks:
@@ -102,50 +174,113 @@ class Ranks:
     def __add__(self, other):
         return Ranks(a + b for a, b in zip(self.values, other.values, strict=True))
 
-    def __sub__(self, other):
-        return Ranks(a - b for a, b in zip(self.values, other.values, strict=True))
-
     def __rmul__(self, weight):
-        return Ranks(weight * a for a in self.values)
+        return Ranks(Fraction(weight) * a for a in self.values)
 
     def wait(self):
         return self
 
 
-def stream(wiring, size, layers=LAYERS):
-    """The final stream under ``wiring`` at ``size`` ranks, modules being a nonlinear function split over the ranks."""
+HEADS = 4  # that a module's output is the sum of, split over the ranks
+
+
+def stream(table_, size, gain=1):
+    """The ranks' final streams: module n is a sum of nonlinear heads, of which a rank has HEADS / size."""
 
     def module(n):
         def compute(x):
-            full = [((n + 2) * value + value * value) % 97 for value in x.values]
-            parts = [value // size for value in full]
-            return Ranks(p + (f - p * size if r == 0 else 0) for r, (p, f) in enumerate(zip(parts, full, strict=True)))
+            def head(h, v):
+                return ((n + 2) * v + (h + 1) * v * v) % 97
+
+            count = HEADS // size
+            return Ranks(sum(head(r * count + h, v) for h in range(count)) for r, v in enumerate(x.values))
 
         return Module(lambda x: x, compute)
 
     def all_reduce(partial):
         return Ranks([sum(partial.values)] * size)
 
-    return run(Ranks([3] * size), [module(n) for n in range(2 * layers)], table(wiring, layers), all_reduce).values
-
-
-@pytest.mark.parametrize("wiring", [name for name in NAMES if name != "upper_bound"])
-@pytest.mark.parametrize("size", [2, 4])
-def test_a_wiring_is_the_same_function_at_every_degree(wiring, size):
-    assert set(stream(wiring, size)) == set(stream(wiring, 1))
-
-
-def test_upper_bound_is_standard_at_one_rank():
-    assert stream("upper_bound", 1) == stream("standard", 1)
-
-
-@given(st.lists(st.builds(Row, own=st.sampled_from([0.0, 1.0])), min_size=2, max_size=8))
-def test_own_share_changes_nothing_when_it_is_the_whole(table_):
-    """At one rank what is added at once is taken back when the sum lands."""
-
-    def module(n):
-        return Module(lambda x: x, lambda x: Ranks((n + 2) * v % 97 for v in x.values))
-
     modules = [module(n) for n in range(len(table_))]
-    plain = [Row() for _ in table_]
-    assert run(Ranks([3]), modules, table_, lambda p: p).values == run(Ranks([3]), modules, plain, lambda p: p).values
+    return run(Ranks([3] * size), modules, table_, all_reduce, lambda x: gain * x).values
+
+
+def signals_after_the_first(table_):
+    """A signal can be read once the first output has landed by itself."""
+    fixed = []
+    for n, row in enumerate(table_):
+        row = replace(row, joint=row.joint and n > 0, shared_norm=False)
+        fixed.append(row if n > row.lag else replace(row, signal=False))
+    return fixed
+
+
+tables = st.lists(
+    st.builds(Row, lag=st.integers(0, 4), joint=st.booleans(), signal=st.booleans()), min_size=1, max_size=10
+).map(signals_after_the_first)
+
+
+@given(tables, st.sampled_from([2, 4]))
+def test_without_own_shares_a_table_is_the_same_function_at_every_degree(table_, size):
+    assert set(stream(table_, size)) == set(stream(table_, 1))
+
+
+@given(tables)
+def test_at_one_rank_the_own_share_is_the_whole(table_):
+    rows = [replace(row, own=1, signal=False) for row in table_]
+    assert stream(rows, 1) == stream([Row()] * len(rows), 1)
+
+
+@given(tables, st.sampled_from([1, 2, 4]))
+def test_ranks_agree_at_the_end_whatever_they_read_on_the_way(table_, size):
+    assert len(set(stream([replace(row, own=2) for row in table_], size))) == 1
+
+
+@given(tables, st.sampled_from([1, 4]))
+def test_without_lag_a_joint_reduction_is_only_a_cheaper_one(table_, size):
+    rows = [replace(row, lag=0, signal=False) for row in table_]
+    assert stream(rows, size) == stream([Row()] * len(rows), size)
+
+
+@given(st.integers(1, 10), st.integers(0, 5))
+def test_a_lag_beyond_the_model_reads_the_start(count, more):
+    rows = [Row(count + more)] * count
+    assert all(not event.modules for event in trace(rows) if event.kind == "compute")
+    assert stream([Row(count - 1)] * count, 1) == stream(rows, 1)
+
+
+@settings(max_examples=30)
+@given(tables, st.sampled_from([1, 2]))
+def test_a_signal_without_gain_is_none(table_, size):
+    assert stream(table_, size, gain=0) == stream([replace(row, signal=False) for row in table_], size)
+
+
+def without_own(wiring, size):
+    return tuple(replace(row, own=0) for row in table(wiring, LAYERS, size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_limits_of_named_wirings(size):
+    assert without_own("partial", size) == table("ladder", LAYERS)
+    assert without_own("spd", size) == table("parallel-2norm", LAYERS)
+    assert stream(table("dtp-0", LAYERS, size), size) == stream(table("standard", LAYERS), size)
+    assert stream(table("fal", LAYERS), size, 0) == stream(table("parallel-2norm@1-3", LAYERS), size)
+    assert stream(table("fal+", LAYERS), size, 0) == stream(table("standard", LAYERS), size)
+    assert table("desync-8x", LAYERS, size) == table("desync-nx", LAYERS, size)
+
+
+@pytest.mark.parametrize("wiring", NAMES)
+def test_tied_or_the_same_at_every_degree(wiring):
+    if tied(wiring):
+        standard = stream(table("standard", LAYERS), 1)[0]
+        assert float(stream(table(wiring, LAYERS, 1), 1)[0]) == standard
+    else:
+        ends = {end for size in (1, 2, 4) for end in stream(table(wiring, LAYERS), size)}
+        assert len(ends) == 1
+
+
+def test_a_made_up_wiring_takes_one_row(monkeypatch):
+    """The attention lags by two, the MLP reads everything but its own layer's attention of other ranks."""
+    monkeypatch.setitem(PATTERNS, "mine", Pattern((Row(2), Row(1, own=1)), "made up"))
+    assert pattern("mine@1-2").summary == "made up"
+    assert tied("mine")
+    assert table("mine@1", 2, 2) == (*STANDARD, Row(2), Row(1, own=1))
+    assert len(set(stream(table("mine", LAYERS, 4), 4))) == 1
