@@ -1,4 +1,4 @@
-"""The model against Hugging Face Llama and against literal equations of each wiring."""
+"""The model against Hugging Face Llama; generation, packing, saving and rewiring of every wiring."""
 
 import pytest
 import torch
@@ -7,17 +7,21 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import ladder  # noqa: F401 (registers the model)
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.sizes import size
+from ladder.wiring import PATTERNS, Pattern, Row, tied
 
 L, VOCAB = 4, 128
 SHAPE = size("tiny").config(num_hidden_layers=L, vocab_size=VOCAB, num_key_value_heads=2)
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0}
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-WIRINGS = ["standard", "parallel", "parallel-2norm", "ladder", "ladder-2", "ladder@2-3", "ladder@1", "parallel@0,2"]
+UNTIED = ["standard", "parallel", "parallel-2norm", "ladder", "ladder-2", "ladder@2-3", "parallel@0,2", "fal", "fal+"]
+TIED = ["partial", "dtp-1", "spd", "spd@2-3", "desync-2x", "desync-4x@1-3", "desync-nx"]
 
 
 def make(wiring="standard", **changes):
+    """At T = 2, where that matters."""
     torch.manual_seed(0)
-    return LadderForCausalLM(LadderConfig(**SHAPE | changes, wiring=wiring)).eval()
+    tp = 2 if tied(wiring) else None
+    return LadderForCausalLM(LadderConfig(**SHAPE | changes, wiring=wiring, tensor_parallel_size=tp)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -37,69 +41,7 @@ def test_standard_equals_hugging_face_llama(ids, changes):
         assert (model(ids).logits - llama(ids).logits).abs().max() < 1e-5
 
 
-def literal(model, ids):
-    """Attention and MLP of each layer as functions of the stream, and what comes before and after them."""
-    inner = model.model
-    x = inner.embed_tokens(ids)
-    positions = torch.arange(ids.shape[1])[None]
-    rope = inner.rotary_emb(x, positions)
-
-    def attention(i, x):
-        layer = inner.layers[i]
-        return layer.self_attn(layer.input_layernorm(x), position_embeddings=rope, attention_mask=None)[0]
-
-    def mlp(i, x, norm="post_attention_layernorm"):
-        layer = inner.layers[i]
-        return layer.mlp(getattr(layer, norm)(x))
-
-    return x, attention, mlp, lambda x: model.lm_head(inner.norm(x))
-
-
-@torch.no_grad()
-def test_ladder_equals_the_papers_equations(ids):
-    """x_{n+1} = x_n + AllReduce(f_{n-1}), f_n = h_n(x_n): each module reads the stream without the output before it."""
-    model = make("ladder")
-    x, attention, mlp, head = literal(model, ids)
-    before = torch.zeros_like(x)  # the output still under way
-    for i in range(L):
-        a = attention(i, x)
-        x = x + before
-        m = mlp(i, x)
-        x = x + a
-        before = m
-    assert torch.allclose(model(ids).logits, head(x + before), atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize(
-    ("wiring", "norm"), [("parallel", "input_layernorm"), ("parallel-2norm", "post_attention_layernorm")]
-)
-def test_parallel_equals_its_equation(ids, wiring, norm):
-    model = make(wiring)
-    for n, layer in enumerate(model.model.layers):  # norms that differ, or the choice of norm could not be seen
-        torch.nn.init.uniform_(layer.post_attention_layernorm.weight, 0.5 + 0.1 * n, 1.5)
-    x, attention, mlp, head = literal(model, ids)
-    for i in range(L):
-        x = x + attention(i, x) + mlp(i, x, norm)
-    assert torch.allclose(model(ids).logits, head(x), atol=1e-5)
-
-
-@torch.no_grad()
-def test_hybrid_equals_two_streams(ids):
-    """Layers 1 and 2 ladder: their attention reads the stream before the last MLP, their MLP before the attention."""
-    model = make("ladder@1-2")
-    x, attention, mlp, head = literal(model, ids)
-    stale = x  # the stream without the newest output
-    for i in range(L):
-        ladder_layer = i in (1, 2)
-        a = attention(i, stale if ladder_layer else x)
-        stale, x = x, x + a
-        m = mlp(i, stale if ladder_layer else x)
-        stale, x = x, x + m
-    assert torch.allclose(model(ids).logits, head(x), atol=1e-5)
-
-
-@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("wiring", [*UNTIED, *TIED])
 def test_cached_generation_equals_uncached(ids, wiring):
     """Greedy tokens with left padding and batch 2: no cache, dynamic cache, static cache."""
     model = make(wiring)
@@ -114,21 +56,23 @@ def test_cached_generation_equals_uncached(ids, wiring):
     assert torch.equal(model.generate(prompt[:1, 3:], **alone)[0, 6:], plain[0, 9:])
 
 
-@pytest.mark.parametrize("wiring", ["ladder@2-3", "parallel"])
+@pytest.mark.parametrize("wiring", ["ladder@2-3", "parallel", "fal", "spd@2-3", "dtp-1"])
 def test_saved_and_loaded_is_the_same(tmp_path, ids, wiring):
     model = make(wiring)
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(again) is LadderForCausalLM
     assert again.config.wiring == wiring
+    assert again.config.tensor_parallel_size == model.config.tensor_parallel_size
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits)
 
 
-def test_gradient_checkpointing_changes_no_gradient(ids):
+@pytest.mark.parametrize("wiring", ["ladder", "partial", "fal"])
+def test_gradient_checkpointing_changes_no_gradient(ids, wiring):
     gradients = []
     for checkpointing in (False, True):
-        model = make("ladder").train()
+        model = make(wiring).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
         model(ids, labels=ids).loss.backward()
@@ -138,7 +82,7 @@ def test_gradient_checkpointing_changes_no_gradient(ids):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("wiring", ["standard", "ladder"])
+@pytest.mark.parametrize("wiring", ["standard", "ladder", "spd"])
 def test_restarting_positions_keep_packed_sequences_apart(ids, wiring):
     model = make(wiring)
     packed = torch.cat([ids[:1, :10], ids[1:, :14]], dim=1)
@@ -148,14 +92,61 @@ def test_restarting_positions_keep_packed_sequences_apart(ids, wiring):
     assert torch.allclose(logits[:, 10:], model(ids[1:, :14]).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize(("wiring", "words"), [("laddr", "unknown wiring"), (f"ladder@{L}", "outside the model")])
-def test_a_config_refuses_a_wrong_wiring(wiring, words):
+@pytest.mark.parametrize(
+    ("wiring", "tp", "words"),
+    [
+        ("laddr", None, "unknown wiring"),
+        (f"ladder@{L}", None, "outside the model"),
+        ("spd", None, "say which"),
+        ("ladder", 2, "drop --tp"),
+        ("spd", 3, "tensor-parallel degree 3 does not divide the model's num_attention_heads"),
+        ("spd", 4, "does not divide the model's num_key_value_heads"),
+    ],
+)
+def test_a_config_refuses_a_wrong_wiring(wiring, tp, words):
     with pytest.raises(Exception, match=words):
-        LadderConfig(**SHAPE, wiring=wiring)
+        LadderConfig(**SHAPE, wiring=wiring, tensor_parallel_size=tp)
 
 
 @torch.no_grad()
-def test_rewiring_in_place(ids):
+@pytest.mark.parametrize("wiring", [*UNTIED, *TIED])
+def test_rewiring_in_place_there_and_back(ids, wiring):
     model = make("standard")
-    model.model.set_wiring("ladder")
-    assert torch.equal(model(ids).logits, make("ladder")(ids).logits)
+    expected, names = model(ids).logits, list(model.state_dict())
+    model.model.set_wiring(wiring, 2 if tied(wiring) else None)
+    if not wiring.startswith("fal"):  # whose gain starts at 0 in a rewired model, at 1 in a new one
+        assert torch.allclose(model(ids).logits, make(wiring)(ids).logits, atol=1e-6)
+    model.model.set_wiring("standard")
+    assert list(model.state_dict()) == names
+    assert torch.equal(model(ids).logits, expected)
+
+
+@torch.no_grad()
+def test_a_rewired_first_attention_starts_without_a_signal(ids):
+    model, limit = make("standard"), make("parallel-2norm@1-3")
+    model.model.set_wiring("fal")
+    assert torch.allclose(model(ids).logits, limit(ids).logits, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_made_up_wiring_takes_one_row(ids, monkeypatch):
+    """Attention lags by two; the MLP reads its own share of the attention beside it."""
+    monkeypatch.setitem(PATTERNS, "mine", Pattern((Row(2), Row(1, own=1)), "made up"))
+    logits = make("mine@1-3")(ids).logits
+    assert logits.isfinite().all()
+    assert not torch.allclose(logits, make("standard")(ids).logits, atol=1e-3)
+
+
+def test_a_tied_wiring_trains(ids):
+    """The loss falls, and every weight gets a gradient, through virtual ranks."""
+    model = make("partial").train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(3):
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
