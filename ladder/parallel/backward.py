@@ -33,6 +33,10 @@ class Backward:
     ) -> torch.Tensor:
         if not torch.is_grad_enabled():
             return run(x, modules, rows, all_reduce, signal_norm)
+        return self._train(x, modules, rows, all_reduce, signal_norm)
+
+    @torch.compiler.disable(recursive=False)  # a graph of its own; attention and MLP may be compiled
+    def _train(self, x, modules, rows, all_reduce, signal_norm):
         tape = Tape(self.model, modules, rows, all_reduce, signal_norm, self.group)
         return _Run.apply(tape, x, *tape.parameters)
 

@@ -1,53 +1,59 @@
-"""Tensor parallelism: the same logits at every degree, over virtual ranks and over real ones."""
+"""Sharding: which part a rank holds, and the same logits at every degree, rank by rank in threads."""
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
-import ladder
-from ladder.bench.decoder import Decoder, build, expected_order, logits, order, random_weight
+from ladder.bench.decoder import (
+    Decoder,
+    build,
+    difference,
+    expected_order,
+    logits,
+    order,
+    random_weight,
+    unsharded,
+)
 from ladder.errors import UserError
-from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
-from ladder.parallel.communicators import EmulatedLink, ProcessGroup, Solo, VirtualRanks
-from ladder.parallel.shard import check_degree
+from ladder.parallel.communicators import EmulatedLink, ThreadedRanks
+from ladder.parallel.shard import check_tied
+from ladder.parallel.slicing import check_degree, part
 
-CONFIG = LadderConfig(**size("tiny").config(num_hidden_layers=4, vocab_size=64, attention_bias=True))
-WIRINGS = ["standard", "parallel", "parallel-2norm", "ladder", "ladder-2", "ladder@2-3", "parallel@1"]
+SHAPE = size("tiny").config(num_hidden_layers=4, vocab_size=64, attention_bias=True)
+CONFIG = LadderConfig(**SHAPE, wiring="fal")  # with the norm that fal reads
+WIRINGS = ["standard", "parallel", "parallel-2norm", "ladder", "ladder-2", "ladder@2-3", "parallel@1", "fal", "fal+"]
+TIED = ["partial", "dtp-1", "spd", "spd@2-3", "desync-2x", "desync-4x"]
 PROMPT, STEPS = 6, 3
 IDS = torch.randint(0, 64, (2, PROMPT + STEPS), generator=torch.Generator().manual_seed(0))
 WEIGHT = random_weight(0)
 
 
-def expected(wiring):
-    return logits(Decoder(build(CONFIG, 0, 1, WEIGHT), wiring, IDS, PROMPT, Solo().all_reduce), STEPS)
-
-
-@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("wiring", [*WIRINGS, *TIED])
 @pytest.mark.parametrize("tp", [2, 4])
-def test_virtual_ranks_equal_the_unsharded_model(wiring, tp):
+def test_ranks_equal_the_unsharded_model(wiring, tp):
+    expected = logits(unsharded(build(CONFIG, 0, 1, WEIGHT), wiring, tp, IDS, PROMPT), STEPS)
+
     def work(rank, all_reduce):
-        return logits(Decoder(build(CONFIG, rank, tp, WEIGHT), wiring, IDS, PROMPT, all_reduce), STEPS)
+        decoder = Decoder(build(CONFIG, rank, tp, WEIGHT), wiring, tp, IDS, PROMPT, all_reduce)
+        return difference(logits(decoder, STEPS), expected, decoder.rows, rank, tp)
 
-    ranks = VirtualRanks(tp).run(work)
-    assert all(torch.equal(rank, ranks[0]) for rank in ranks)
-    assert (ranks[0] - expected(wiring)).abs().max() < 1e-5
+    assert max(ThreadedRanks(tp).run(work)) < 1e-5
 
 
-def test_a_failing_virtual_rank_stops_the_others():
+def test_a_failing_rank_stops_the_others():
     def work(rank, all_reduce):
         if rank == 1:
             raise UserError("rank 1 is out")
         return all_reduce(torch.ones(1)).wait()
 
     with pytest.raises(UserError, match="rank 1 is out"):
-        VirtualRanks(2).run(work)
+        ThreadedRanks(2).run(work)
 
 
-@pytest.mark.parametrize("wiring", [*WIRINGS, "upper_bound"])
+@pytest.mark.parametrize("wiring", [*WIRINGS, *TIED, "upper_bound"])
 def test_number_and_order_of_collectives(wiring):
-    decoder = Decoder(build(CONFIG, 0, 2, WEIGHT), wiring, IDS, PROMPT, EmulatedLink(2, 0.0).all_reduce)
+    decoder = Decoder(build(CONFIG, 0, 2, WEIGHT), wiring, 2, IDS, PROMPT, EmulatedLink(2, 0.0).all_reduce)
     decoder.prefill()
     assert order(decoder) == expected_order(decoder)
 
@@ -58,29 +64,37 @@ def test_a_degree_that_does_not_divide_is_refused(tp, key):
         check_degree(CONFIG, tp)
 
 
-def test_tensor_parallel_training_is_refused_not_wrong(tmp_path):
-    with pytest.raises(RuntimeError, match="no_grad"):
-        ProcessGroup.all_reduce(object.__new__(ProcessGroup), torch.ones(1, requires_grad=True))
+def test_key_value_heads_are_replicated_by_choice_only():
+    config = LadderConfig(**SHAPE | {"num_key_value_heads": 2})
+    with pytest.raises(UserError, match=r"num_key_value_heads \(2\); replicate_kv=True gives several ranks the same"):
+        check_degree(config, 4)
+    check_degree(config, 4, replicate_kv=True)
+    rows = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    name = "model.layers.0.self_attn.k_proj.weight"
+    held = [part(name, (rows, config.hidden_size), rank, 4, config)[0] for rank in range(4)]
+    assert held == [slice(0, rows // 2)] * 2 + [slice(rows // 2, rows)] * 2
 
 
-def rank_main(rank, world, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    mesh = init_device_mesh("cpu", (world,))
-    for wiring in WIRINGS:
-        torch.manual_seed(0)
-        model = LadderForCausalLM(LadderConfig(**CONFIG.to_dict() | {"wiring": wiring})).eval()
-        with torch.no_grad():
-            whole = model(IDS).logits
-            width = model.model.layers[0].mlp.up_proj.weight.shape[0]
-            ladder.parallelize(model, mesh)
-            assert model.model.layers[0].mlp.up_proj.weight.shape[0] == width // world
-            assert (model(IDS).logits - whole).abs().max() < 1e-5, wiring
-            generated = model.generate(IDS, max_new_tokens=4, do_sample=False, pad_token_id=0)
-            assert generated.shape == (2, PROMPT + STEPS + 4)
-    dist.destroy_process_group()
+def test_a_vocabulary_that_does_not_divide_is_refused():
+    check_degree(CONFIG, 4, split_vocabulary=True)
+    with pytest.raises(UserError, match=r"does not divide the model's vocab_size \(63\)"):
+        check_degree(LadderConfig(**SHAPE | {"vocab_size": 63}), 4, split_vocabulary=True)
 
 
-def test_real_ranks_equal_the_unsharded_model(tmp_path):
-    """``ladder.parallelize`` over two gloo processes, full logits on each, for every wiring."""
-    torch.multiprocessing.spawn(rank_main, (2, str(tmp_path)), nprocs=2)
+def test_a_tied_wiring_is_refused_at_another_degree():
+    config = LadderConfig(**SHAPE, wiring="spd", tensor_parallel_size=2)
+    check_tied(config, 2)
+    with pytest.raises(UserError, match=r"belongs to tensor-parallel degree 2: .*convert the original with --tp 4"):
+        check_tied(config, 4)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_parts_of_all_ranks_are_the_whole(split):
+    config = LadderConfig(**SHAPE, wiring="fal")
+    shapes = {name: tuple(p.shape) for name, p in build(config, 0, 1, WEIGHT).named_parameters()}
+    for name, shape in shapes.items():
+        seen = torch.zeros(shape, dtype=torch.int)
+        for rank in range(4):
+            seen[part(name, shape, rank, 4, config, split)] += 1
+        replicated = "norm" in name or "o_proj.bias" in name or ("embed" in name and not split)
+        assert (seen == (4 if replicated else 1)).all(), name
