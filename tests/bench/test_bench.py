@@ -8,7 +8,7 @@ from ladder.bench.statistics import estimate, hidden, matters
 from ladder.cli import main
 from ladder.files import read_json
 from ladder.parallel.communicators import EmulatedLink
-from ladder.wiring import Module, run, table
+from ladder.wiring import PATTERNS, Module, run, table
 
 LAYERS = 8
 ATTENTION, MLP = 1.0, 3.0
@@ -19,7 +19,7 @@ def module_seconds(n):
 
 
 def seconds(wiring, reduce, layers=LAYERS):
-    return length(schedule(table(wiring, layers), module_seconds, reduce))
+    return length(schedule(table(wiring, layers, 2), module_seconds, reduce))
 
 
 @pytest.mark.parametrize("reduce", [0.0, 0.5, 2.0, 5.0])
@@ -31,6 +31,16 @@ def test_schedule_equals_closed_forms(reduce):
     # ladder in steady state: each module takes the longer of its compute and the all-reduce behind it
     per_layer = seconds("ladder", reduce, 50) - seconds("ladder", reduce, 49)
     assert per_layer == pytest.approx(max(ATTENTION, reduce) + max(MLP, reduce))
+
+
+def test_who_hides_what():
+    """desync-4x waits once in two layers; partial as ladder; dtp-2 hides everything here."""
+    compute = LAYERS * (ATTENTION + MLP)
+    assert seconds("spd", 2.0) == seconds("parallel", 2.0) == seconds("desync-2x", 2.0) == compute + LAYERS * 2.0
+    assert seconds("desync-4x", 2.0) == compute + LAYERS / 2 * 2.0
+    assert seconds("desync-nx", 2.0) == compute + 2.0
+    assert seconds("partial", 2.0) == seconds("ladder", 2.0)
+    assert seconds("upper_bound", 2.0) == seconds("dtp-2", 2.0) < seconds("ladder", 2.0)
 
 
 @pytest.mark.parametrize("reduce", [0.1, 1.0, 4.0, 20.0])
@@ -66,12 +76,12 @@ class FakeClock(EmulatedLink):
         return [module(n) for n in range(2 * LAYERS)]
 
 
-@pytest.mark.parametrize("wiring", ["standard", "parallel", "ladder", "ladder-2", "ladder@4-7", "upper_bound"])
+@pytest.mark.parametrize("wiring", [*PATTERNS, "ladder-2", "ladder@4-7", "dtp-2", "desync-4x@2-6"])
 @pytest.mark.parametrize("alpha", [0.5, 2.0, 5.0])
 def test_executor_on_the_emulated_link_takes_what_the_schedule_says(wiring, alpha):
     link = FakeClock(alpha)
 
-    run(torch.ones(1), link.modules(), table(wiring, LAYERS), link.all_reduce)
+    run(torch.ones(1), link.modules(), table(wiring, LAYERS, 2), link.all_reduce, lambda signal: signal)
     assert link.now() == pytest.approx(seconds(wiring, alpha))
 
 
@@ -121,19 +131,20 @@ def test_one_rank_end_to_end(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     words = "--size tiny --layers 2 --tp 2 --emulate --rho 0.8 --prompt 4 --new-tokens 4 --prefills 2"
+    words += " --wirings standard ladder spd dtp-1 fal upper_bound"
     assert main(["bench", *words.split(), "--record", "bench.json"]) == 0
     record = read_json("bench.json")
     rows = record["rows"]
     assert {row["origin"] for row in rows} == {"emulated"}
     assert all(row["note"] == "2 of 10 layers" for row in rows)
     differences = {r["wiring"]: r["value"] for r in rows if r["metric"] == "logits_difference"}
-    assert set(differences) == {"standard", "parallel", "ladder"}
+    assert set(differences) == {"standard", "ladder", "spd", "dtp-1", "fal"}
     assert max(differences.values()) < 1e-4
     counts = {r["wiring"]: r["value"] for r in rows if r["metric"] == "all_reduces"}
-    assert counts == {"standard": 4, "parallel": 2, "ladder": 4, "upper_bound": 0}
+    assert counts == {"standard": 4, "ladder": 4, "spd": 2, "dtp-1": 3, "fal": 3, "upper_bound": 0}
     for metric in ("seconds", "seconds_virtual", "speedup", "speedup_virtual"):
         found = {(r["wiring"], r["phase"]) for r in rows if r["metric"] == metric}
-        assert len(found) == 8, metric
+        assert len(found) == 12, metric
     lanes = {span["lane"] for span in record["timelines"]["ladder"]}
     assert lanes == {"compute", "communication"}
     assert len(record["timelines"]["ladder"]) == 8
