@@ -5,8 +5,7 @@ import hashlib
 import torch
 from transformers import StaticCache
 
-from ladder.model.modeling import LadderConfig, LadderForCausalLM
-from ladder.parallel.shard import shard
+from ladder.model.modeling import LadderForCausalLM
 from ladder.wiring import ends_apart, table, tied, trace
 
 STD = 0.02  # of the random weights, as in pretraining
@@ -23,16 +22,6 @@ def random_weight(seed: int, device: str = "cpu", dtype: torch.dtype = torch.flo
         return torch.empty(parameter.shape).normal_(0, STD, generator=generator).to(device, dtype)
 
     return weight
-
-
-def build(config: LadderConfig, rank: int, size: int, weight, copy: bool = True) -> LadderForCausalLM:
-    """Rank ``rank``'s shard of ``size`` of a model that never exists as a whole (unless ``weight`` holds it)."""
-    with torch.device("meta"):
-        model = LadderForCausalLM(config)
-    shard(model, rank, size, weight, copy)
-    device = model.model.norm.weight.device
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)  # its buffers are computed, not loaded
-    return model.eval()
 
 
 class Decoder:

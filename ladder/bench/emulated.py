@@ -9,7 +9,6 @@ import torch
 from ladder.bench.decoder import (
     Decoder,
     Watch,
-    build,
     difference,
     expected_order,
     logits,
@@ -22,6 +21,7 @@ from ladder.bench.statistics import estimate, hidden, matters
 from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.parallel.communicators import EmulatedLink, ThreadedRanks
+from ladder.parallel.shard import build
 from ladder.records import cores
 from ladder.wiring import pattern, table, trace
 

@@ -10,7 +10,6 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from ladder.bench.decoder import (
     Decoder,
-    build,
     difference,
     expected_order,
     logits,
@@ -21,6 +20,7 @@ from ladder.bench.decoder import (
 from ladder.bench.emulated import TOLERANCE, Point, compare, throughput
 from ladder.errors import UserError
 from ladder.parallel.communicators import ProcessGroup, precise_sleep
+from ladder.parallel.shard import build
 from ladder.wiring import pattern
 
 

@@ -5,7 +5,6 @@ import torch
 
 from ladder.bench.decoder import (
     Decoder,
-    build,
     difference,
     expected_order,
     logits,
@@ -17,7 +16,7 @@ from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
 from ladder.parallel.communicators import EmulatedLink, ThreadedRanks
-from ladder.parallel.shard import check_tied
+from ladder.parallel.shard import build, check_tied
 from ladder.parallel.slicing import check_degree, part
 
 SHAPE = size("tiny").config(num_hidden_layers=4, vocab_size=64, attention_bias=True)
