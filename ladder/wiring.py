@@ -139,7 +139,7 @@ FAMILIES = (
         0,
         1,
         lambda k: Pattern(
-            delayed(k), f"each all-reduce runs behind the next {k} modules, which read the rank's own share meanwhile"
+            delayed(k), f"each all-reduce has {k} modules to run behind, which read the rank's own share meanwhile"
         ),
     ),
     (

@@ -11,6 +11,7 @@ from ladder.report.quality import (
     NOT_EVALUATED,
     PERPLEXITY,
     base_model,
+    degree,
     rewired_share,
     rows_of,
     share_words,
@@ -39,7 +40,8 @@ def adaptation(frames: Frames) -> Table:
     columns += [Column("cloze, %", own_group), Column("chat loss, nats", own_group)]
     rows = []
     for variant, wiring, fraction in checkpoints(frames, model):
-        paper = PAPER_ROWS.get((variant, nearest(fraction)))
+        ladders = wiring.partition("@")[0] in ("standard", "ladder")
+        paper = PAPER_ROWS.get((variant, nearest(fraction))) if ladders else None
         cells = []
         for task in shown:
             row = first(published[(published["model"] == paper) & (published["metric"] == task)]) if paper else None
@@ -55,7 +57,7 @@ def adaptation(frames: Frames) -> Table:
             cells.append(over_seeds(chat, loss_text, reason))
         else:
             cells.append(missing("chat loss is taken while adapting" if model else reason))
-        rows.append([words(share_words(fraction, wiring), fraction), words(DONE[variant]), *cells])
+        rows.append([words(rewired(frames, wiring, fraction, model), fraction), words(DONE[variant]), *cells])
     notes = version_b(frames)
     notes += [
         "Brackets: lowest and highest seed. 'Against the original': of the same seed; adapted checkpoints against "
@@ -65,17 +67,22 @@ def adaptation(frames: Frames) -> Table:
     return Table("adaptation", title, adaptation_caption(frames, published, model), columns, rows, notes)
 
 
+def rewired(frames: Frames, wiring: str, fraction: float | None, model: str | None) -> str:
+    """Which wiring stands in how many layers, in words."""
+    return share_words(fraction, wiring, degree(frames, wiring, model=model, variant=["converted", "adapted"]))
+
+
 def checkpoints(frames: Frames, model: str | None) -> list[tuple[str, str, float]]:
     """(variant, wiring, share of rewired layers): the original, the original adapted, then each conversion."""
     if model is None:
-        return [(v, "standard" if f == 0 else f"last {f * 32:.0f} of 32", f) for v, f in PAPER_ROWS]
+        return [(v, f"ladder@{32 - f * 32:.0f}-31" if f else "standard", f) for v, f in PAPER_ROWS]
     found = frames.own(stage=["adapt", "evaluate"], model=model, variant=["converted", "adapted"])[
         ["variant", "wiring"]
     ].drop_duplicates()
     pairs = {("pretrained", "standard"), *found.itertuples(index=False, name=None)}
     rows = [(v, w, rewired_share(w, model)) for v, w in pairs]
     steps = list(DONE)
-    return sorted(rows, key=lambda r: (r[2] if r[2] is not None else 0.99, r[1], steps.index(r[0])))
+    return sorted(rows, key=lambda r: (r[2] if r[2] is not None else 0.99, order(r[1]), steps.index(r[0])))
 
 
 def nearest(fraction: float | None) -> float | None:
@@ -111,14 +118,14 @@ def adaptation_caption(frames: Frames, published: pd.DataFrame, model: str | Non
     if model is None:
         return caption + "This run converted no model of its own."
     parts = []
-    wirings = frames.own(variant="converted", model=model)["wiring"].dropna().unique()
+    wirings = frames.own(stage="evaluate", variant="converted", model=model)["wiring"].dropna().unique()
     for wiring in sorted(wirings, key=order):
         change = {}
         for variant in ("converted", "adapted"):
             rows = rows_of(frames, PERPLEXITY, model=model, wiring=wiring, variant=variant)
             change[variant] = relative(frames, rows, model)["value"].mean()
         if not any(map(pd.isna, change.values())):
-            text = share_words(rewired_share(wiring, model), wiring)
+            text = rewired(frames, wiring, rewired_share(wiring, model), model)
             parts.append(
                 f"{text}: {percent(change['converted'] / 100, 1, True)} when converted, "
                 f"{percent(change['adapted'] / 100, 1, True)} when adapted"

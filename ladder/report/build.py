@@ -57,20 +57,24 @@ def build(records: list[Path], published: Path, run: dict, out: Path, ui: str = 
         adaptation_tables,
         cells,
         claims,
+        curve_figures,
         diagrams,
         frames,
         quality_figures,
         quality_tables,
         run_tables,
+        sensitivity,
         speed_figures,
         speed_tables,
         svg,
+        wiring_tables,
     )
 
     data = frames.read(records, published)
-    modules = (speed_tables, quality_tables, adaptation_tables, run_tables)
+    modules = (speed_tables, quality_tables, adaptation_tables, sensitivity, wiring_tables, run_tables)
     tables = [make(data) for module in modules for make in module.TABLES]
-    figures = [make(data) for module in (speed_figures, quality_figures) for make in module.FIGURES]
+    drawn = (speed_figures, quality_figures, curve_figures, sensitivity)
+    figures = [make(data) for module in drawn for make in module.FIGURES]
     judged = claims.judge(data)
     provenance = run_tables.provenance(data, run.get("name"))
 

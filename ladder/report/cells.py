@@ -49,6 +49,10 @@ class Table:
         frame = pd.DataFrame(rows, columns=CSV_COLUMNS)
         return frame.dropna(axis=1, how="all").drop_duplicates()
 
+    def shown(self) -> pd.DataFrame:
+        """The texts as the page has them."""
+        return pd.DataFrame([[cell.text for cell in row] for row in self.rows], columns=[c.name for c in self.columns])
+
 
 def words(text: object, sort: float | str | None = None, note: str = "") -> Cell:
     return Cell(str(text), str(text).lower() if sort is None else sort, note=note)
@@ -100,11 +104,12 @@ def across_seeds(rows: list[dict], form, reason: str) -> Cell:
 
 
 def write(table: Table, folder: Path, ui: str) -> list[Path]:
-    """Write NAME.csv (tidy, complete) and NAME.html (for the page; run ids link to the MLflow UI at ``ui``)."""
+    """Write NAME.csv (tidy and complete; of a table of words, what it shows) and NAME.html (for the page; run ids link
+    to the MLflow UI at ``ui``)."""
     csv, page = folder / f"{table.name}.csv", folder / f"{table.name}.html"
     tidy = table.tidy()
     with whole(csv) as part:
-        tidy.convert_dtypes().to_csv(part, index=False, lineterminator="\n")
+        (tidy if len(tidy) else table.shown()).convert_dtypes().to_csv(part, index=False, lineterminator="\n")
     with whole(page) as part:
         part.write_text(render(table, tidy, ui), encoding="utf-8")
     return [csv, page]

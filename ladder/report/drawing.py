@@ -26,6 +26,27 @@ def line(axes, wiring: str, x, y, **options):
     return axes.plot(x, y, **style)
 
 
+def end_labels(axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Name lines at their right ends, each (x, y, colour, text), spread so that no name covers another.
+
+    Call it when scales and limits are set.
+    """
+    size = 8.5
+    axes.get_xlim(), axes.get_ylim()  # settles limits that are still automatic
+    gap = 1.25 * size / (72 * axes.get_window_extent().height / axes.figure.dpi)  # of the height of the axes
+    frame = axes.transData + axes.transAxes.inverted()
+    ends = sorted(ends, key=lambda end: end[1])
+    places = [float(frame.transform((x, y))[1]) for x, y, *_ in ends]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else 1.0)
+    for place, (x, y, colour, text) in zip(places, ends, strict=True):
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 1, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2}
+        where = {"textcoords": axes.transAxes, "va": "center", "fontsize": size}
+        axes.annotate(text, (x, y), (1.06, place), arrowprops=leader, **where)
+
+
 def tidy(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).dropna(axis=1, how="all")
 

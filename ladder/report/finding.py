@@ -6,7 +6,7 @@ from ladder.bench.schedule import length, schedule
 from ladder.report.drawing import empty_panel, legend, line, throughput_gains, tidy
 from ladder.report.frames import Frames
 from ladder.report.points import Point, emulated
-from ladder.report.speed_tables import P2P, WIRINGS
+from ladder.report.speed_tables import P2P
 from ladder.report.style import INK, listing, look, order, percent, times
 from ladder.report.svg import Figure, Panel
 from ladder.wiring import table
@@ -22,12 +22,12 @@ def module_seconds(frames: Frames, model: str) -> dict | None:
     return None
 
 
-def scheduled(seconds: dict, wirings: list[str]) -> pd.DataFrame:
+def scheduled(seconds: dict, wirings: list[str], tp: int) -> pd.DataFrame:
     """What the two-resource schedule says over a range of rho: columns rho, wiring, speedup, hidden (simulated)."""
     modules, mean, found = seconds["decode"], seconds["mean"], []
     depth = len(modules) // 2
     for rho in CURVE:
-        took = {w: length(schedule(table(w, depth), lambda n: modules[n], rho * mean)) for w in wirings}
+        took = {w: length(schedule(table(w, depth, tp), lambda n: modules[n], rho * mean)) for w in wirings}
         standard, silent = took["standard"], took["upper_bound"]
         for wiring in wirings:
             hidden = (standard - took[wiring]) / (standard - silent)
@@ -45,11 +45,13 @@ def finding(frames: Frames) -> Figure:
             p for p in found if (p.key["model"], p.key["tp"], p.key["batch"]) == (model, tp, found[0].key["batch"])
         ]
         modules = module_seconds(frames, model)
-        wirings = [w for w in WIRINGS if w in found[0].wirings]
-        curves = scheduled(modules, wirings) if modules and {"standard", "upper_bound"} <= set(wirings) else None
+        wirings = found[0].wirings
+        bounded = modules and {"standard", "upper_bound"} <= set(wirings)
+        curves = scheduled(modules, wirings, int(tp)) if bounded else None
+        size = (3.7, 2.7 + 0.2 * -(-(len(wirings) - 1) // 3))  # the legend has three columns
         panels = [
-            Panel(f"{name}-hidden", hidden_alt(found), lambda axes: against_rho(axes, found, curves, "hidden")),
-            Panel(f"{name}-speedup", speedup_alt(found), lambda axes: against_rho(axes, found, curves, "speedup")),
+            Panel(f"{name}-{what}", alt(found), lambda axes, what=what: against_rho(axes, found, curves, what), size)
+            for what, alt in (("hidden", hidden_alt), ("speedup", speedup_alt))
         ]
         for p in found:
             data += p.rows[

@@ -13,7 +13,7 @@ PROVENANCE = ["commit", "config_digest", "hardware", "mlflow_run_id"]
 PUBLISHED_COLUMNS = ["table", "version", "model", "architecture", "tp", "batch", "p2p", "metric", "value", "unit"]
 PUBLISHED_COLUMNS += ["source", "note"]
 COLUMNS = [*records.COLUMNS, *PROVENANCE]
-NUMBERS = ["seed", "tp", "batch", "prompt", "new_tokens", "rho", "value", "low", "high", "stderr", "n"]
+NUMBERS = ["converted", "seed", "tp", "batch", "prompt", "new_tokens", "rho", "value", "low", "high", "stderr", "n"]
 # Published copies of a number that are shown as a footnote only: where two versions exist, the complete one is shown.
 SECOND_VERSIONS = ("B:",)
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from ladder.model.sizes import SIZES
 from ladder.report.frames import Frames
-from ladder.report.style import order, share
+from ladder.report.style import look, order, share
 
 # Perplexity per byte, since words of technical prose are long, and a small model finds most of them very surprising.
 LOSS, PERPLEXITY, CLOZE = ("validation_loss", None), ("byte_perplexity", "heldout_perplexity"), ("acc", "cloze")
@@ -42,17 +42,50 @@ def base_model(frames: Frames) -> str | None:
 
 def rewired_share(wiring: str, model: str) -> float | None:
     """Share of the model's layers that are rewired, None for a model whose depth is not in the table of sizes."""
-    if wiring in ("standard", "ladder"):
+    if "@" not in wiring:
         return share(wiring, 1)
     return share(wiring, layers(model)) if layers(model) else None
 
 
-def share_words(fraction: float | None, wiring: str) -> str:
-    if fraction is None:
-        return wiring
-    if fraction in (0.0, 1.0):
-        return "none (original)" if fraction == 0 else "all layers"
-    return f"{100 * fraction:.0f} % of layers ({wiring.partition('@')[2]})"
+def share_words(fraction: float | None, wiring: str, tp: int | None = None) -> str:
+    if fraction == 0:
+        return "none (original)"
+    name, _, chosen = wiring.partition("@")
+    if fraction is None or not chosen:
+        return look(wiring, tp).label + ("" if chosen else " in all layers")
+    return f"{look(name, tp).label} in {100 * fraction:.0f} % of layers ({chosen})"
+
+
+def degree(frames: Frames, wiring: str, **where) -> int | None:
+    """The number of ranks T that our checkpoints of a wiring are for, None where the wiring does not depend on it."""
+    rows = frames.own(wiring=wiring, **where)
+    found = rows[rows["stage"] != "bench"]["tp"].dropna()  # the tp of a timing is another thing
+    return int(found.iloc[0]) if len(found) else None
+
+
+def label(frames: Frames, wiring: str, **where) -> str:
+    return look(wiring, degree(frames, wiring, **where)).label
+
+
+def curves(frames: Frames, stage: str) -> pd.DataFrame:
+    """Points of every training run: columns model, wiring, tp, seed, split, step, tokens, loss."""
+    found = []
+    for record in frames.with_extra("curves"):
+        row = record["rows"][0] if record["rows"] else {}
+        if row.get("stage") != stage:
+            continue
+        for split, steps in record["curves"].items():
+            for step in steps:
+                what = {key: row.get(key) for key in ("model", "wiring", "tp", "seed", "origin")}
+                found.append(what | {"split": split, **step, "mlflow_run_id": record["provenance"]["mlflow_run_id"]})
+    columns = ["model", "wiring", "tp", "seed", "split", "step", "tokens", "loss"]
+    return pd.DataFrame(found, columns=None if found else columns)
+
+
+def steps(frames: Frames, model: str | None, stage: str = "pretrain") -> dict[str, int]:
+    """Wiring -> the steps that the model was trained for with it."""
+    rows = curves(frames, stage)
+    return rows[rows["model"] == model].groupby("wiring")["step"].max().to_dict()
 
 
 def paired(frames: Frames, metric: tuple[str, str | None], one: dict, other: dict) -> list[dict]:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ladder.report.adaptation_tables import PAPER_ROWS
+from ladder.report.adaptation_tables import PAPER_ROWS, rewired
 from ladder.report.drawing import empty_panel, legend, tidy
 from ladder.report.frames import Frames
 from ladder.report.quality import (
@@ -10,148 +10,102 @@ from ladder.report.quality import (
     LOSS,
     PERPLEXITY,
     base_model,
+    label,
     parameters,
     rewired_share,
     rows_of,
-    share_words,
+    steps,
     trained,
 )
 from ladder.report.quality_tables import larger_pair
-from ladder.report.style import listing, look, order, percent
+from ladder.report.style import INK, listing, look, order, percent
 from ladder.report.svg import Figure, Panel
 
 STEPS = list(DONE)
 
 
-def curves(frames: Frames, stage: str) -> pd.DataFrame:
-    """Points of every training run: columns model, wiring, seed, split, step, tokens, loss."""
-    found = []
-    for record in frames.with_extra("curves"):
-        row = record["rows"][0] if record["rows"] else {}
-        if row.get("stage") != stage:
-            continue
-        for split, steps in record["curves"].items():
-            for step in steps:
-                what = {key: row.get(key) for key in ("model", "wiring", "seed", "origin")}
-                found.append(what | {"split": split, **step, "mlflow_run_id": record["provenance"]["mlflow_run_id"]})
-    return pd.DataFrame(
-        found, columns=None if found else ["model", "wiring", "seed", "split", "step", "tokens", "loss"]
-    )
-
-
-def draw_curves(axes, rows: pd.DataFrame, several_models: bool) -> None:
-    """One line a seed, validation loss against tokens."""
-    for (model, wiring), runs in sorted(rows.groupby(["model", "wiring"]), key=lambda g: order(g[0][1])):
-        how = look(wiring)
-        larger = several_models and model.endswith("-larger")
-        for i, (_, run) in enumerate(runs.groupby("seed", dropna=False)):
-            label = None if i else f"{how.label}{' (' + model + ')' if larger else ''}"
-            dashes = "--" if larger else how.dashes  # a larger model of the same wiring
-            axes.plot(run["tokens"] / 1e3, run["loss"], dashes, color=how.colour, linewidth=1.2, label=label,
-                      marker=how.marker, markersize=3.5, markevery=(i, 3))  # fmt: skip
-    axes.set_xlabel("thousand training tokens")
-    axes.set_ylabel("validation loss, nats")
-    legend(axes, 2 if rows["wiring"].nunique() < 4 else 1)
-
-
-def last_losses(rows: pd.DataFrame) -> list[str]:
-    ends = rows.sort_values("tokens").groupby(["model", "wiring", "seed"], dropna=False)["loss"].last()
-    means = ends.groupby(["model", "wiring"]).mean()
-    return [f"{look(w).label} ({m}) {v:.3f}" for (m, w), v in means.items()]
-
-
-def loss_curves(frames: Frames) -> Figure:
-    rows = curves(frames, "pretrain")
-    title = "Loss curves of pretraining"
-    if rows.empty:
-        text = "This run holds no training curve; the paper publishes none as numbers."
-        return Figure("loss_curves", title, text, [empty_panel("loss_curves", text)])
-    validation = rows[rows["split"] == "validation"]
-    ends = validation.sort_values("tokens").groupby(["model", "wiring", "seed"], dropna=False)["loss"].last()
-    first_losses = validation[validation["tokens"] > 0].sort_values("tokens")
-    panels = []
-    told = last_losses(validation)
-    alt = f"Validation loss against training tokens, one line a seed; at the end: {listing(told)} nats."
-    panels.append(Panel("loss_curves", alt, lambda axes: draw_curves(axes, first_losses, True), (4.6, 3.4)))
-    spread = ends.groupby(["model", "wiring"]).agg(lambda v: v.max() - v.min()).max()
-    caption = (
-        f"At the last step the mean validation losses are: {listing(told)} nats; the seeds of one run differ by up "
-        f"to {spread:.3f} nats. The loss at step 0 is left out of the drawing."
-    )
-    return Figure("loss_curves", title, caption, panels, tidy(rows.to_dict("records")))
-
-
-def adaptation_curves(frames: Frames) -> Figure:
-    rows = curves(frames, "adapt")
-    title = "Loss curves of adaptation"
-    if rows.empty:
-        text = "This run holds no adaptation curve; the paper publishes none as numbers."
-        return Figure("adaptation_curves", title, text, [empty_panel("adaptation_curves", text)])
-    validation = rows[rows["split"] == "validation"].sort_values("tokens")
-    start = validation.groupby(["wiring", "seed"], dropna=False)["loss"].first().groupby("wiring").mean()
-    end = validation.groupby(["wiring", "seed"], dropna=False)["loss"].last().groupby("wiring").mean()
-    told = [f"{look(w).label} {start[w]:.3f} to {end[w]:.3f}" for w in sorted(start.index, key=order)]
-    alt = f"Validation loss on chat data while adapting, one line a seed: {'; '.join(told)} nats."
-    caption = f"Validation loss on chat data, first to last step: {'; '.join(told)} nats."
-    panel = Panel("adaptation_curves", alt, lambda axes: draw_curves(axes, validation, False), (4.6, 3.4))
-    return Figure("adaptation_curves", title, caption, [panel], tidy(rows.to_dict("records")))
-
-
 def pretraining(frames: Frames) -> Figure:
     """Perplexity relative to standard: published models, and ours."""
     published = frames.paper("table3_pretraining", metric="Wikitext PPL")
-    sources = [(f"published {m}", published[published["model"] == m]) for m in dict.fromkeys(published["model"])]
-    own = [m for m, _ in trained(frames, "pretrain")][:1]
-    if own:
-        rows = rows_of(frames, PERPLEXITY, model=own[0], variant="pretrained")
-        if "standard" in set(rows["wiring"]):
-            sources.append((f"this run, {own[0]}", rows))
-    relative = []
-    for label, rows in sources:
-        base = rows.loc[rows["wiring"] == "standard", "value"].mean()
-        for row in rows.to_dict("records"):
-            relative.append(
-                row
-                | {
-                    "label": label,
-                    "value": 100 * (row["value"] / base - 1),
-                    "metric": "perplexity_change",
-                    "unit": "percent",
-                    "note": "derived: against standard's mean",
-                }
-            )
-    frame = pd.DataFrame(relative)
-    labels = [label for label, _ in sources]
+    models = list(dict.fromkeys(published["model"]))
+    paper = pd.concat([change(published[published["model"] == m]) for m in models])
 
-    def draw(axes):
-        wirings = sorted(frame["wiring"].unique(), key=order)
-        for i, wiring in enumerate(wirings):
-            part = frame[frame["wiring"] == wiring]
-            how = look(wiring)
-            y = [labels.index(label) + 0.18 * (i - (len(wirings) - 1) / 2) for label in part["label"]]
-            axes.plot(part["value"], y, how.marker, color=how.colour, label=how.label, alpha=0.85)
-        axes.set_yticks(range(len(labels)), labels)
+    def draw_published(axes):
+        for wiring in sorted(paper["wiring"].unique(), key=order):
+            part, how = paper[paper["wiring"] == wiring], look(wiring)
+            axes.plot(part["value"], [models.index(m) for m in part["model"]], how.marker, color=how.colour,
+                      label=how.label)  # fmt: skip
+        axes.set_yticks(range(len(models)), models)
         axes.invert_yaxis()
-        axes.margins(y=0.25)
-        axes.set_xlabel("perplexity against standard's mean, % (one point a seed)")
+        axes.margins(y=0.5)
+        axes.set_xlabel("published Wikitext perplexity − standard's, %")
         legend(axes, 3, columnspacing=0.8, handletextpad=0.1)
 
-    means = frame.groupby(["label", "wiring"])["value"].mean()
-    told = [
-        f"{label}: "
-        + listing(
-            f"{look(w).label} {percent(means[label, w] / 100, 1, True)}"
-            for w in sorted(means[label].index, key=order)
-            if w != "standard"
-        )
-        for label in labels
+    told = [f"{m}: {changes(frames, paper[paper['model'] == m])}" for m in models]
+    panels = [
+        Panel("pretraining-published", f"Published, against standard. {'. '.join(told)}.", draw_published, (3.7, 1.9))
     ]
-    caption = (
-        f"Perplexity against standard's (published: Wikitext, per word; ours: held-out, per byte): {'; '.join(told)}."
-        + ("" if len(labels) > 2 else " This run evaluated no pretrained model of its own.")
+    caption = f"Perplexity against standard's. Published, Wikitext per word: {'; '.join(told)}. "
+    own = own_changes(frames)
+    if own.empty:
+        text = "This run evaluated no pretrained model of its own."
+        return Figure(
+            "pretraining",
+            TITLE,
+            caption + text,
+            [*panels, empty_panel("pretraining-own", text)],
+            tidy(paper.to_dict("records")),
+        )
+    model, wirings = own["model"].iloc[0], sorted(own["wiring"].unique(), key=order)
+    base = own[own["wiring"] == "standard"]["value"]
+
+    def draw_own(axes):
+        axes.axvspan(base.min(), base.max(), color=INK, alpha=0.08, linewidth=0)
+        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
+        for i, wiring in enumerate(wirings):
+            values, how = own[own["wiring"] == wiring]["value"], look(wiring)
+            axes.plot(values, [i] * len(values), how.marker, color=how.colour, mfc="none", markersize=5)
+            axes.plot([values.mean()] * 2, [i - 0.3, i + 0.3], color=how.colour, linewidth=2.5)
+        axes.set_yticks(range(len(wirings)), [label(frames, w, model=model) for w in wirings])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{model}: byte perplexity − standard's mean, %")
+
+    words = changes(frames, own)
+    panels.append(Panel("pretraining-own", f"This run, {model}: {words}.", draw_own, (3.9, 0.9 + 0.24 * len(wirings))))
+    caption += (
+        f"Here ({model}, held-out, per byte): {words}. A mark is a seed, a bar the mean; the band is what the seeds of "
+        "standard differ by."
     )
-    panel = Panel("pretraining", f"{'. '.join(told)}.", draw, (4.6, 2.9))
-    return Figure("pretraining", "Perplexity of wirings trained from scratch", caption, [panel], tidy(relative))
+    lengths = steps(frames, model)
+    skipped = [w for w in lengths if lengths[w] != lengths.get("standard")]
+    if skipped:
+        caption += f" {listing(label(frames, w, model=model) for w in skipped)}: trained for another number of steps."
+    return Figure("pretraining", TITLE, caption, panels, tidy([*paper.to_dict("records"), *own.to_dict("records")]))
+
+
+TITLE = "Perplexity of wirings trained from scratch"
+
+
+def change(rows: pd.DataFrame) -> pd.DataFrame:
+    """Perplexities as changes in percent against standard's mean."""
+    base = rows.loc[rows["wiring"] == "standard", "value"].mean()
+    what = {"metric": "perplexity_change", "unit": "percent", "note": "derived: against standard's mean"}
+    return rows.assign(value=100 * (rows["value"] / base - 1), **what)
+
+
+def own_changes(frames: Frames) -> pd.DataFrame:
+    """The same of our smallest model, one row a wiring and seed, of runs as long as standard's."""
+    model = next((model for model, _ in trained(frames, "pretrain")), None)
+    lengths = steps(frames, model)
+    alike = [wiring for wiring, length in lengths.items() if length == lengths.get("standard")]
+    rows = rows_of(frames, PERPLEXITY, model=model, variant="pretrained", wiring=alike)
+    return change(rows) if "standard" in set(rows["wiring"]) else rows[:0]
+
+
+def changes(frames: Frames, rows: pd.DataFrame) -> str:
+    """The mean change of every wiring but standard, in words."""
+    means = rows.groupby("wiring")["value"].mean().drop("standard", errors="ignore")
+    return listing(f"{label(frames, w)} {percent(means[w] / 100, 1, True)}" for w in sorted(means.index, key=order))
 
 
 def adaptation(frames: Frames) -> Figure:
@@ -189,40 +143,42 @@ def adaptation(frames: Frames) -> Figure:
         return Figure("adaptation", "The drop and the recovery", caption, panels)
     means = rows.groupby(["wiring", "variant"])["value"].mean()
     original = means.get(("standard", "pretrained"))
-    wirings = sorted(rows["wiring"].unique(), key=lambda w: (rewired_share(w, model) or 0, w))
+    wirings = sorted(rows["wiring"].unique(), key=lambda w: (rewired_share(w, model) or 0, order(w)))
     wirings = [w for w in wirings if {"converted", "adapted"} & set(means[w].index)]
 
     def draw_own(axes):
-        for wiring in wirings:
-            part = rows[(rows["wiring"] == wiring)]
-            how = look(wiring)
-            steps = ([0] if original is not None else []) + [
-                STEPS.index(v) for v in STEPS[1:] if v in means[wiring].index
-            ]
-            values = ([original] if original is not None else []) + [
-                means[wiring, v] for v in STEPS[1:] if v in means[wiring].index
-            ]
-            axes.plot(steps, values, linestyle=how.dashes, color=how.colour, marker=how.marker, label=how.label)
-            for variant in STEPS[1:]:
-                seeds = part[part["variant"] == variant]["value"]
-                axes.plot([STEPS.index(variant)] * len(seeds), seeds, ".", color=how.colour, alpha=0.5, markersize=4)
-        axes.set_xticks(range(3), ["original", "converted", "adapted"])
-        axes.set_ylabel("byte perplexity, held-out")
-        axes.margins(x=0.12)
-        axes.set_xlabel(f"this run: {model} (mean, and each seed)")
-        legend(axes, 1)
+        if original is not None:
+            axes.axvline(original, color=INK, linewidth=0.8, linestyle="--", alpha=0.8)
+        for i, wiring in enumerate(wirings):
+            how, done = look(wiring), [v for v in STEPS[1:] if v in means[wiring].index]
+            axes.plot([means[wiring, v] for v in done], [i] * len(done), "-", color=how.colour, linewidth=1)
+            for variant in done:
+                face = how.colour if variant == "adapted" else "none"
+                axes.plot(means[wiring, variant], i, how.marker, color=how.colour, mfc=face, markersize=6)
+                seeds = rows[(rows["wiring"] == wiring) & (rows["variant"] == variant)]["value"]
+                axes.plot(seeds, [i + 0.28] * len(seeds), "|", color=how.colour, markersize=5)
+        axes.set_yticks(range(len(wirings)), [label(frames, wiring, model=model) for wiring in wirings])
+        axes.invert_yaxis()
+        axes.margins(y=0.12)
+        axes.set_xlabel(f"byte perplexity, held-out (this run: {model})")
 
     told = []
     for wiring in wirings:
         cells = [f"{DONE[v]} {means[wiring, v]:.3f}" for v in STEPS[1:] if v in means[wiring].index]
-        told.append(f"{share_words(rewired_share(wiring, model), wiring)}: {listing(cells)}")
+        told.append(f"{rewired(frames, wiring, rewired_share(wiring, model), model)}: {listing(cells)}")
     start = f"original {original:.3f}; " if original is not None else ""
     panels.append(
-        Panel("adaptation-own", f"Byte perplexity of this run: {start}{'; '.join(told)}.", draw_own, (3.7, 3.3))
+        Panel(
+            "adaptation-own",
+            f"Byte perplexity of this run: {start}{'; '.join(told)}.",
+            draw_own,
+            (3.9, 0.9 + 0.3 * len(wirings)),
+        )
     )
     caption = (
         f"Published, conversion costs {halves[0] - halves[1]:.1f} points and retraining brings "
-        f"{halves[2] - halves[1]:.1f} back. Here, byte perplexity (lower is better): {start}{'; '.join(told)}."
+        f"{halves[2] - halves[1]:.1f} back. Here, byte perplexity (lower is better): {start}{'; '.join(told)}. "
+        "Hollow: converted as is; filled: adapted; ticks: each seed; dashed: the original."
     )
     return Figure("adaptation", "The drop and the recovery", caption, panels, tidy(rows.to_dict("records")))
 
@@ -279,4 +235,4 @@ def larger_ladder(frames: Frames) -> Figure:
     return Figure("larger_ladder", "A larger ladder at equal speed", caption, panels, tidy(data))
 
 
-FIGURES = [loss_curves, pretraining, adaptation, adaptation_curves, larger_ladder]
+FIGURES = [pretraining, adaptation, larger_ladder]

@@ -3,15 +3,28 @@
 import pandas as pd
 
 from ladder.report.cells import Column, Table, across_seeds, missing, over_seeds, value, words
-from ladder.report.frames import Frames
+from ladder.report.frames import Frames, select
 from ladder.report.points import points
-from ladder.report.quality import CLOZE, LOSS, NOT_EVALUATED, PERPLEXITY, layers, paired, parameters, rows_of, trained
-from ladder.report.speed_tables import first
+from ladder.report.quality import (
+    CLOZE,
+    LOSS,
+    NOT_EVALUATED,
+    PERPLEXITY,
+    label,
+    layers,
+    paired,
+    parameters,
+    rows_of,
+    steps,
+    trained,
+)
+from ladder.report.speed_tables import first, paper_rows
 from ladder.report.style import (
     listing,
     look,
     loss_text,
     number,
+    order,
     percent,
     percent_text,
     share_text,
@@ -29,38 +42,37 @@ def pretraining(frames: Frames) -> Table:
     small = [m for m, _ in trained(frames, "pretrain")][:1]
     own_model = small[0] if small else None
     group = f"this run: {own_model}, measured" if own_model else "this run"
-    columns = [Column("Wiring", words=True)]
-    columns += [Column(name, f"published: {m}") for m in models for name in ("accuracy, %", "Wikitext perplexity")]
+    own_wirings = [w for m, w in trained(frames, "pretrain") if m == own_model]
+    lengths = steps(frames, own_model)
+    differ = len(set(lengths.values())) > 1
+    columns = [Column("Wiring", words=True), *([Column("steps", group)] if differ else [])]
     columns += [Column("validation loss, nats", group), Column("byte perplexity", group), Column("cloze, %", group)]
     columns += [Column("perplexity − standard", group), Column("cloze − standard, points", group)]
-    known = ["standard", "parallel", "ladder"]
-    own_wirings = [w for m, w in trained(frames, "pretrain") if m == own_model]
+    columns += [Column(name, f"published: {m}") for m in models for name in ("accuracy, %", "Wikitext perplexity")]
     rows = []
-    for wiring in [*known, *(w for w in own_wirings if w not in known)]:
-        cells = []
-        for model in models:
-            for metric in ("Average", "Wikitext PPL"):
-                row = first(
-                    published[
-                        (published["model"] == model)
-                        & (published["wiring"] == wiring)
-                        & (published["metric"] == metric)
-                    ]
-                )
-                cells.append(value(row, percent_text, "not published"))
+    for wiring in sorted({*published["wiring"], *own_wirings}, key=order):
         where = {"model": own_model, "wiring": wiring}
         reason = "not trained in this run" if wiring not in own_wirings else NOT_EVALUATED
+        length, cells = lengths.get(wiring), []
+        if differ:
+            cells.append(missing(reason) if length is None else words(f"{length:g}", length))
         cells.append(over_seeds(rows_of(frames, LOSS, stage="pretrain", **where), loss_text, reason, **where))
         where["variant"] = "pretrained"
         cells.append(over_seeds(rows_of(frames, PERPLEXITY, **where), loss_text, reason, **where))
         cells.append(over_seeds(rows_of(frames, CLOZE, **where), share_text, reason, **where))
         if wiring == "standard":
             cells += [missing("standard is what the others are compared with")] * 2
+        elif length != lengths.get("standard"):
+            cells += [missing("trained for another number of steps than standard")] * 2
         else:
             for metric, form in ((PERPLEXITY, signed_loss), (CLOZE, signed)):
                 pairs = paired(frames, metric, where, where | {"wiring": "standard"}) if own_model else []
                 cells.append(across_seeds(pairs, form, reason))
-        rows.append([words(look(wiring).label), *cells])
+        for model in models:
+            for metric in ("Average", "Wikitext PPL"):
+                row = first(select(published, model=model, wiring=wiring, metric=metric))
+                cells.append(value(row, percent_text, "the paper has no such row"))
+        rows.append([words(label(frames, wiring, model=own_model)), *cells])
     notes = [SMALL] if own_model else []
     notes += [
         "Brackets: lowest and highest seed; for differences, the 95 % intervals of all seeds, paired by question "
@@ -88,9 +100,11 @@ def pretraining_caption(frames: Frames, published: pd.DataFrame, model: str | No
     means = rows_of(frames, LOSS, stage="pretrain", model=model).groupby("wiring")["value"]
     if "standard" not in means.groups:
         return caption
-    base = means.mean()["standard"]
+    base, lengths = means.mean()["standard"], steps(frames, model)
     own = [
-        f"{look(w).label} {percent(v / base - 1, 1, signed=True)}" for w, v in means.mean().items() if w != "standard"
+        f"{label(frames, w, model=model)} {percent(means.mean()[w] / base - 1, 1, signed=True)}"
+        for w in sorted(means.groups, key=order)
+        if w != "standard" and lengths.get(w) == lengths.get("standard")
     ]
     spread = (means.max() - means.min()).max()
     seeds = rows_of(frames, LOSS, stage="pretrain", model=model)["seed"].nunique()
@@ -171,4 +185,27 @@ def larger_caption(frames: Frames, published: pd.DataFrame, pair: list[tuple[str
     )
 
 
-TABLES = [pretraining, pretraining_tasks, larger_ladder]
+def others(frames: Frames) -> Table:
+    """What other papers publish about quality, to compare with."""
+    paper = frames.paper("others_quality")
+    columns = [Column("Source", words=True), Column("Model", words=True), Column("Converted", words=True)]
+    columns += [Column("value, %"), Column("Quantity", words=True), Column("How", words=True)]
+    columns += [Column("Origin", words=True)]
+    rows = []
+    for row in paper_rows(paper):
+        what = [words(row[key]) for key in ("source", "model", "wiring")]
+        how = [words(row[key]) for key in ("metric", "note", "origin")]
+        rows.append([*what, value(row, lambda share: f"{share:g}", ""), *how])
+    scores = paper[paper["metric"] == "Average accuracy"]
+    original = scores[scores["note"] == "as trained"].set_index("model")["value"]
+    cost = (scores["model"].map(original) - scores["value"])[scores["note"] != "as trained"]
+    parts = [
+        f"{cost[i]:.1f} points ({scores['model'][i]}, {scores['wiring'][i]}, {scores['note'][i]})"
+        for i in (cost.idxmin(), cost.idxmax())
+    ]
+    caption = f"Converting a trained model to ladder-like inputs is published to cost between {listing(parts)}."
+    notes = ["No source gives seeds or error bars."]
+    return Table("others_quality", "What others report about quality", caption, columns, rows, notes)
+
+
+TABLES = [pretraining, others, pretraining_tasks, larger_ladder]

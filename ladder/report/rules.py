@@ -155,10 +155,10 @@ def perplexities(frames: Frames, variant: str, wiring: str) -> pd.Series:
 
 
 def hybrid(frames: Frames, low: float, high: float) -> str | None:
-    """The wiring of ours that rewires this share of the layers."""
+    """The ladder of ours that rewires this share of the layers."""
     model = base_model(frames)
     wirings = frames.own(variant="adapted", model=model)["wiring"].dropna().unique() if model else []
-    shares = {w: rewired_share(w, model) for w in sorted(wirings)}
+    shares = {w: rewired_share(w, model) for w in sorted(wirings) if w.partition("@")[0] == "ladder"}
     return next((w for w, fraction in shares.items() if fraction is not None and low <= fraction <= high), None)
 
 

@@ -1,21 +1,30 @@
 """How each wiring looks and is called, on every page: the one place for colours, markers and words."""
 
+import re
 from dataclasses import dataclass
 
 from ladder.wiring import parse_layers
 
 # Text and axes are drawn in this colour and then become currentColor, so that a page's dark mode applies to them.
 INK = "#010203"
-# Okabe-Ito hues that differ for colour-blind eyes and reach 3:1 on the site's white and on its dark grey alike;
-# markers and dashes say the same again without colour.
+# Hues that reach 3:1 on the site's white and on its dark grey alike. A family shares a hue; markers and dashes tell its
+# members apart, and say the same again without colour. Numbered families stand under the form of their name.
 LOOKS = {
-    "standard": ("standard", "#2f7fd1", "s"),
-    "parallel": ("parallel", "#009e73", "^"),
-    "parallel-2norm": ("parallel, 2 norms", "#4b9c3a", "v"),
-    "ladder": ("ladder", "#d55e00", "o"),
-    "upper_bound": ("upper bound", "#8a8a8a", "D"),
+    "standard": ("standard", "#2f7fd1", "s", "-"),
+    "parallel": ("parallel", "#009e73", "^", "-"),
+    "parallel-2norm": ("parallel-2norm", "#4b9c3a", "v", "--"),
+    "ladder": ("ladder", "#d55e00", "o", "-"),
+    "ladder-<k>": ("ladder-<k>", "#d9534f", "p", "--"),
+    "partial": ("partial", "#c8691c", "X", "-."),
+    "dtp-<k>": ("dtp-<k>", "#b8579a", "h", ":"),
+    "spd": ("spd", "#8b6fd6", "<", "-"),
+    "desync-<k>x": ("desync-<k>x", "#00929f", "d", "--"),
+    "desync-nx": ("desync-nx", "#00929f", ">", ":"),
+    "fal": ("fal", "#97793b", "P", "-"),
+    "fal+": ("fal+", "#97793b", "*", "--"),
+    "upper_bound": ("upper bound", "#8a8a8a", "D", "-"),
 }
-OTHER = ("#b8579a", "P")
+OTHER = ("#b8579a", "P", "-")
 COMMUNICATION = "#a67c00"
 HYBRIDS = [("#b8579a", "P", "--"), ("#6a6fd8", "X", ":"), ("#00929f", "v", "-.")]
 ORDER = list(LOOKS)
@@ -29,21 +38,31 @@ class Look:
     dashes: str = "-"
 
 
-def look(wiring: str) -> Look:
-    """``ladder@5-9`` gets a colour, marker and dashes by its layers, the same on every page."""
+def family(name: str) -> str:
+    """The key of LOOKS for a wiring's name: ``desync-4x`` -> ``desync-<k>x``, ``ladder`` -> ``ladder``."""
+    return name if name in LOOKS else re.sub(r"(?<=-)\d+", "<k>", name)
+
+
+def look(wiring: str, tp: int | None = None) -> Look:
+    """``ladder@5-9`` gets a colour, marker and dashes by its layers, the same on every page.
+
+    tp: the number of ranks T of a checkpoint whose wiring depends on it; the label then says so.
+    """
     name, _, chosen = wiring.partition("@")
-    label, colour, marker = LOOKS.get(name, (name, *OTHER))
+    label, *how = LOOKS.get(family(name), (name, *OTHER))
+    label = name if "<k>" in label else label
     if chosen:
-        return Look(f"{label}, layers {chosen}", *HYBRIDS[sum(map(ord, chosen)) % len(HYBRIDS)])
-    return Look(label, colour, marker)
+        label, how = f"{label}, layers {chosen}", HYBRIDS[sum(map(ord, wiring)) % len(HYBRIDS)]
+    return Look(label if tp is None else f"{label} (T = {tp:g})", *how)
 
 
 def order(wiring: str) -> tuple:
-    """Sorting key: standard first, the upper bound last among the known, hybrids from few layers to many, then all."""
+    """Sorting key: in the order of LOOKS, families by their number, hybrids from few layers to many, then all."""
     name, _, chosen = wiring.partition("@")
-    place = ORDER.index(name) if name in ORDER else len(ORDER)
+    place = ORDER.index(family(name)) if family(name) in ORDER else len(ORDER)
+    number_ = [int(digits) for digits in re.findall(r"\d+", name)]
     count = len(parse_layers(chosen, 10**6)) if chosen else 10**6
-    return (place, name, count, chosen)
+    return (place, number_, name, count, chosen)
 
 
 def share(wiring: str, layers: int) -> float:

@@ -91,6 +91,12 @@ def test_five_eighths(tmp_path, published, converted, adapted, verdict):
     assert verdicts(tmp_path, published)["five-eighths-costs"] == verdict
 
 
+def test_claims_about_half_of_the_layers_are_about_ladder(tmp_path, published):
+    toy_records.evaluation(tmp_path, "tiny", "standard", "pretrained", 0, 100, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "spd@5-9", "adapted", 0, 95, 0.3)
+    assert rules.hybrid(frames.read([tmp_path], published), 0.45, 0.55) is None
+
+
 @pytest.mark.parametrize(("adapted", "verdict"), [(110, SUPPORTED), (190, NOT_SUPPORTED)])
 def test_full_conversion(tmp_path, published, adapted, verdict):
     toy_records.evaluation(tmp_path, "tiny", "standard", "pretrained", 0, 100, 0.3)

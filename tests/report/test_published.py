@@ -10,6 +10,7 @@ ROWS = {
     "blog_tables": 33,
     "fig2_70b_throughput": 70,
     "fig3_405b_speedup": 24,
+    "others_quality": 9,
     "table1_speedup_by_model_size": 14,
     "table2_latency_breakdown_70b": 18,
     "table3_pretraining": 48,

@@ -14,11 +14,23 @@ import toy_records
 
 from ladder.errors import UserError
 from ladder.files import sha256
-from ladder.report import adaptation_tables, quality_figures, quality_tables, run_tables, speed_figures, speed_tables
+from ladder.report import (
+    adaptation_tables,
+    curve_figures,
+    frames,
+    quality_figures,
+    quality_tables,
+    run_tables,
+    sensitivity,
+    speed_figures,
+    speed_tables,
+    wiring_tables,
+)
 from ladder.report.build import add_arguments, main
 
-TABLES = [t for m in (speed_tables, quality_tables, adaptation_tables, run_tables) for t in m.TABLES]
-FIGURES = [f for m in (speed_figures, quality_figures) for f in m.FIGURES]
+WITH_TABLES = (speed_tables, quality_tables, adaptation_tables, sensitivity, wiring_tables, run_tables)
+TABLES = [t for m in WITH_TABLES for t in m.TABLES]
+FIGURES = [f for m in (speed_figures, quality_figures, curve_figures, sensitivity) for f in m.FIGURES]
 ORIGINS = {"published", "measured", "emulated", "simulated"}
 
 
@@ -32,7 +44,7 @@ def test_every_table_renders_with_and_without_own_numbers(make, kind, request):
         assert cell.text or cell.reason, f"{table.name}: an empty cell without a reason"
         assert "nan" not in cell.text.split()
     tidy = table.tidy()
-    if len(tidy):
+    if "value" in tidy:
         assert set(tidy.loc[tidy["value"].notna(), "origin"]) <= ORIGINS
 
 
@@ -118,6 +130,43 @@ def test_csv_of_a_table_holds_provenance_and_seeds(reports):
     assert set(own["seed"].dropna()) == {0, 1}
     assert own["note"].str.contains("mean of 2 seeds").any()
     assert own["note"].str.contains("paired with standard").any()
+
+
+def test_labels_name_the_ranks_that_a_checkpoint_is_for(reports):
+    out, _ = reports
+    for page in ("tables/pretraining", "figures/pretraining", "tables/sensitivity", "figures/loss_curves"):
+        text = (out / f"{page}.html").read_text()
+        assert "spd (T = 2)" in text or "desync-2x (T = 2)" in text, page
+        assert "ladder (T" not in text, page
+    assert "spd (T = 2) in 50 % of layers (5-9)" in (out / "tables" / "adaptation.html").read_text()
+
+
+def test_a_run_of_another_length_is_shown_and_not_compared(tmp_path, published):
+    """Its number of steps stands in the table, its differences to standard nowhere."""
+    for wiring, loss in (("standard", 5.4), ("ladder", 5.5), ("fal", 5.6)):
+        toy_records.training(tmp_path, "pretrain", "tiny", wiring, 0, loss, steps=60 if wiring == "fal" else 120)
+        toy_records.evaluation(tmp_path, "tiny", wiring, "pretrained", 0, loss, 0.3)
+    data = frames.read([tmp_path], published)
+    table = quality_tables.pretraining(data)
+    names = [column.name for column in table.columns]
+    rows = {row[0].text: dict(zip(names, row, strict=True)) for row in table.rows}
+    assert {name: rows[name]["steps"].text for name in rows} == {
+        "standard": "120", "ladder": "120", "fal": "60", "parallel": ""
+    }  # fmt: skip
+    assert "another number of steps" in rows["fal"]["perplexity − standard"].reason
+    assert rows["ladder"]["perplexity − standard"].text.startswith("+0.1")
+    assert "fal" not in table.caption
+    for make in (quality_figures.pretraining, curve_figures.loss_curves):
+        assert "fal: trained for another number of steps." in make(data).caption
+    assert set(quality_figures.own_changes(data)["wiring"]) == {"standard", "ladder"}
+
+
+def test_published_rows_stand_beside_ladders_only(full):
+    """The paper's hybrid is a ladder; another wiring in as many layers has no row there."""
+    table = adaptation_tables.adaptation(full)
+    average = {row[0].text: row[2].text for row in table.rows if row[1].text == "adapted"}
+    assert average["ladder in 50 % of layers (5-9)"] == "56.24"
+    assert average["spd (T = 2) in 50 % of layers (5-9)"] == ""
 
 
 def test_empty_cells_say_why_and_are_never_zero(reports):

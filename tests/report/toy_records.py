@@ -21,9 +21,14 @@ PROVENANCE = {
 }
 MODULES = [0.0011, 0.0014] * 8
 LOSSES = {("tiny", "standard"): 5.40, ("tiny", "parallel"): 5.44, ("tiny", "ladder"): 5.41}
-LOSSES |= {("tiny-larger", "ladder"): 5.33}
+LOSSES |= {("tiny", "ladder-2"): 5.43, ("tiny", "partial"): 5.40, ("tiny", "spd"): 5.42, ("tiny", "desync-2x"): 5.44}
+LOSSES |= {("tiny", "fal"): 5.39, ("tiny-larger", "ladder"): 5.33}
+TIED = {"partial": 2, "spd": 2, "desync-2x": 2}  # and their number of ranks
 # wiring: (perplexity as converted, adapted) over the original's
 ADAPTED = {"standard": (None, 0.97), "ladder@5-9": (1.03, 0.975), "ladder@4-9": (1.05, 1.01), "ladder": (1.4, 1.08)}
+ADAPTED |= {"spd@5-9": (1.02, 0.98)}
+SCANNED = {"ladder": 1.9, "parallel-2norm": 1.7, "spd": 1.25, "desync-2x": 1.35}  # growth of the loss by layer
+LAYERS = 10  # of the tiny model
 
 
 def write(folder: Path, name: str, rows: list[dict], **extra) -> None:
@@ -32,10 +37,10 @@ def write(folder: Path, name: str, rows: list[dict], **extra) -> None:
     (folder / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def training(folder: Path, stage: str, model: str, wiring: str, seed: int, loss: float) -> None:
+def training(folder: Path, stage: str, model: str, wiring: str, seed: int, loss: float, steps=120) -> None:
     name = f"{model}-{wiring}-s{seed}"
     what = {"stage": stage, "run": name, "model": model, "wiring": wiring, "seed": seed, "origin": "measured"}
-    what["variant"] = "pretrained" if stage == "pretrain" else "adapted"
+    what |= {"variant": "pretrained" if stage == "pretrain" else "adapted", **ranks_of(wiring)}
     rows = [
         what | {"metric": "validation_loss", "value": loss, "unit": "nats", "stderr": 0.02, "n": 64},
         what | {"metric": "training_loss", "value": loss - 0.1, "unit": "nats"},
@@ -43,9 +48,11 @@ def training(folder: Path, stage: str, model: str, wiring: str, seed: int, loss:
         what | {"metric": "parameters", "value": 1.4e6, "unit": "1"},
         what | {"metric": "peak_memory", "value": 0.9, "unit": "GiB"},
     ]
-    steps = range(0, 121, 20)
     start = 7.6 if stage == "pretrain" else loss + 0.5
-    curve = [{"step": s, "tokens": 1024 * s, "loss": loss + (start - loss) * math.exp(-s / 30)} for s in steps]
+    curve = [
+        {"step": s, "tokens": 1024 * s, "loss": loss + (start - loss) * math.exp(-s / 30)}
+        for s in range(0, steps + 1, 20)
+    ]
     points = [p | {"grad_norm": 1.0, "lr": 1e-3, "tokens_per_second": 9000.0} for p in curve[1:]]
     write(folder / stage, name, rows, curves={"training": points, "validation": curve})
 
@@ -55,7 +62,7 @@ def evaluation(
 ) -> None:
     name = f"{model}-{wiring}-{variant}-s{seed}"
     what = {"stage": "evaluate", "run": name, "model": model, "wiring": wiring, "variant": variant, "seed": seed}
-    what |= {"origin": "measured", "n": 40}
+    what |= {"origin": "measured", "n": 40, **ranks_of(wiring)}
     ppl = what | {"task": "heldout_perplexity"}
     rows = [
         ppl | {"metric": "word_perplexity", "value": perplexity**6, "unit": "1/word"},
@@ -69,6 +76,36 @@ def evaluation(
     likelihoods = [-600 * math.log(perplexity) - draw.random() for _ in range(10)]
     words = [{"doc": i, "byte_perplexity": [value, 600]} for i, value in enumerate(likelihoods)]
     write(folder / "evaluate", name, rows, samples={"cloze": cloze, "heldout_perplexity": words})
+
+
+def ranks_of(wiring: str) -> dict:
+    """The column tp of a checkpoint whose wiring depends on it."""
+    degree = TIED.get(wiring.partition("@")[0])
+    return {"tp": degree} if degree else {}
+
+
+def layers_of(count: int) -> str:
+    last = LAYERS - 1
+    return f"{last}" if count == 1 else f"{LAYERS - count}-{last}"
+
+
+def sensitivity(folder: Path, seeds=(0,)) -> None:
+    """Scans of the tiny model, from the last layer to the first."""
+    for seed in seeds:
+        what = {"stage": "sensitivity", "run": f"tiny-s{seed}", "model": "tiny", "variant": "converted", "seed": seed}
+        rows = []
+        for wiring, growth in SCANNED.items():
+            here = what | {"wiring": wiring, "origin": "measured", **ranks_of(wiring)}
+            changes = [0.001 * (growth**n - 1) + 0.002 * seed for n in range(LAYERS + 1)]
+            for n, change in enumerate(changes):
+                point = here | {"converted": n, "n": 24} | ({"layers": layers_of(n)} if n else {})
+                spread = {"stderr": 0.002 if n else 0.0}
+                rows.append(point | {"metric": "loss_change", "value": change, "unit": "nats", **spread})
+                perplexity = math.exp(5.4 + change)
+                rows.append(point | {"metric": "perplexity", "value": perplexity, "unit": "1", "stderr": 1.5})
+            free = sum(change <= 0.01 for change in changes) - 1
+            rows.append(here | {"metric": "free_layers", "value": free, "unit": "layers"})
+        write(folder / "sensitivity", what["run"], rows)
 
 
 def quality(folder: Path) -> None:
@@ -94,7 +131,7 @@ def speed(folder: Path, wirings=("standard", "parallel", "ladder", "upper_bound"
     mean, rows, timelines = sum(MODULES) / len(MODULES), [], {}
     rows += [what | {"wiring": w, "metric": "all_reduces", "value": 16, "unit": "per step"} for w in wirings]
     for rho in (0.4, 0.8, 1.5):
-        spans = {w: schedule(table(w, 8), lambda n: MODULES[n], rho * mean) for w in wirings}
+        spans = {w: schedule(table(w, 8, 8), lambda n: MODULES[n], rho * mean) for w in wirings}
         seconds = {w: length(spans[w]) * slower.get(w, 1) for w in wirings}
         if rho == 0.8:
             timelines = {w: [named(s) for s in spans[w]] for w in wirings}
@@ -151,6 +188,7 @@ def ranks(folder: Path) -> None:
 def everything(folder: Path) -> Path:
     """One of each kind, as the default profile makes them, and a file that is no record."""
     quality(folder)
+    sensitivity(folder)
     speed(folder)
     ranks(folder)
     (folder / "manifest.json").write_text('{"documents": 3}', encoding="utf-8")

@@ -1,0 +1,60 @@
+"""The scan of `ladder sensitivity` on its page."""
+
+import pytest
+import toy_records
+
+from ladder.report import frames
+from ladder.report.sensitivity import figure, scans, sensitivity
+
+
+@pytest.fixture
+def scanned(tmp_path, published):
+    """Frames of scans of the tiny model at the seeds given."""
+
+    def read(*seeds: int) -> frames.Frames:
+        toy_records.sensitivity(tmp_path, seeds)
+        return frames.read([tmp_path], published)
+
+    return read
+
+
+def test_the_table_has_every_point_and_what_is_free(scanned):
+    table = sensitivity(scanned(0))
+    assert [row[0].text for row in table.rows] == ["parallel-2norm", "ladder", "spd (T = 2)", "desync-2x (T = 2)"]
+    assert len(table.columns) == 4 + toy_records.LAYERS
+    ladder = table.rows[1]
+    assert ladder[2].text == "3"
+    assert ladder[3].text.startswith("221.4")
+    assert ladder[4].text == "+0.001 [−0.003, +0.005]"
+    assert "3 for ladder" in table.caption
+    assert "10 layers of tiny" in table.caption
+
+
+def test_seeds_are_averaged(scanned):
+    row = sensitivity(scanned(0, 1)).rows[1]
+    assert row[4].text == "+0.002 [+0.001, +0.003]"  # mean, lowest and highest
+    assert "mean of 2 seeds" in row[4].rows[-1]["note"]
+
+
+def test_the_figure_draws_one_line_a_wiring(scanned):
+    from matplotlib.figure import Figure as Canvas
+
+    axes = Canvas().add_subplot()
+    figure(scanned(0)).panels[0].draw(axes)
+    assert len(axes.containers) == len(toy_records.SCANNED)  # lines with error bars
+    assert {text.get_text() for text in axes.texts} >= {"ladder", "spd (T = 2)"}
+
+
+def test_layers_converted_each_on_its_own_stay_apart(tmp_path, published):
+    what = {"stage": "sensitivity", "run": "tiny-each", "model": "tiny", "seed": 0, "wiring": "ladder", "n": 24}
+    what |= {"metric": "loss_change", "unit": "nats", "origin": "measured", "converted": 1, "value": 1.0}
+    toy_records.write(tmp_path / "each", "each", [what | {"layers": f"{n}"} for n in range(9)])
+    assert scans(frames.read([tmp_path], published)) == {}
+    toy_records.sensitivity(tmp_path)
+    ladder = next(scan for scan in scans(frames.read([tmp_path], published))["tiny"] if scan.wiring == "ladder")
+    assert ladder.metric("loss_change", converted=1)["value"].tolist() == [pytest.approx(0.0009)]
+
+
+def test_without_a_scan_table_and_figure_say_so(bare):
+    assert "scanned no model" in sensitivity(bare).caption
+    assert "scanned no model" in figure(bare).caption
