@@ -9,6 +9,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 _HOME = {
+    "load": "ladder.model.checkpoint",
     "parallelize": "ladder.parallel.shard",
     "LadderConfig": "ladder.model.modeling",
     "LadderForCausalLM": "ladder.model.modeling",

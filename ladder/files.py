@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +20,36 @@ def whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; the file or directory there takes the name when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    mine = f".{path.name}.{socket.gethostname()}-"
+    for left in path.parent.glob(f"{glob.escape(mine)}*.part"):
+        if not _runs(left.name.removeprefix(mine).removesuffix(".part")):  # it was killed
+            _remove(left)
+    part = path.with_name(f"{mine}{os.getpid()}.part")
     try:
         yield part
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(part, path)
     finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process of this machine has the number ``pid``."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def read_json(path: str | Path) -> dict:

@@ -1,46 +1,59 @@
 """Rewire a Llama checkpoint: the same weights under another wiring.
 
 in:  a Hugging Face directory of a Llama (or a hub name), safetensors
-out: OUT/ with the same weight files bit for bit, the wiring in config.json, tokenizer and chat template carried
+out: OUT/ with the same weights bit for bit, the wiring in config.json, tokenizer and chat template carried
 
-    ladder convert results/default/pretrain/tiny-standard-s0/model converted --wiring ladder@5-9 --record convert.json
+    ladder convert results/default/pretrain/tiny-standard-s0/model converted --wiring ladder@5-9
+    ladder convert meta-llama/Llama-3.2-1B converted --wiring spd@8-15 --tp 2
 
-Nothing is computed and nothing but headers is read into memory: the weights of all wirings have the same names.
+Nothing is computed and nothing but headers is read into memory: the weights of all wirings have the same names. `fal`
+and `fal+` have one norm more, which starts at 0 and is trained by `ladder adapt`. A wiring in which a rank reads its
+own share (spd, desync-2x, partial, dtp-1, ...) is another function at every tensor-parallel degree: --tp says at which.
 """
 
 import argparse
-import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 from ladder.data.tokenizer import chat_template
 from ladder.errors import UserError
 from ladder.files import need_disk, read_json, whole, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.model.checkpoint import TOKENIZER_FILES, rewired, seal, verify
-from ladder.wiring import pattern, table
+from ladder.model.checkpoint import CARD, CARRIED, card, carried, rewired, seal, verify
+from ladder.model.copying import Copier
+from ladder.model.weights import Tensor, check_weights, copy_weights, has_signal, total_size, weight_files
+from ladder.wiring import check_tp, ends_apart, parse_layers, pattern, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="checkpoint directory, or a name on the model hub")
     parser.add_argument("out", type=Path, help="directory to write")
     parser.add_argument("--wiring", required=True, help="standard, ladder, ladder@16-31, parallel, ...")
+    parser.add_argument("--tp", type=int, help="tensor-parallel degree of a wiring that depends on it (spd, ...)")
     parser.add_argument("--model", help="row of the table of sizes to file the result under")
     parser.add_argument("--chat-template", help="replace the chat template (`ladder tokenizer --help` says by what)")
-    add_job_arguments(parser)
+    parser.add_argument("--record", type=Path, help="JSON record to write")
+    add_job_arguments(parser, record=False)
 
 
 def main(args: argparse.Namespace) -> None:
     template = chat_template(args.chat_template) if args.chat_template else None
     source = find(args.source)
-    what = check(source, args.wiring) | ({"model": args.model} if args.model else {})
+    check_out(args.out, source)
+    what = check(source, args.wiring, args.tp)
+    if not Path(args.source).is_dir():  # the copy of a hub's model is called by its commit
+        what["model"] = args.source.partition("/")[2]
+    what["model"] = args.model or what["model"]
     name = f"{what['model']}-{args.wiring}" + ("" if what.get("seed") is None else f"-s{what['seed']}")
-    columns = {key: what.get(key) for key in ("model", "seed")} | {"wiring": args.wiring, "variant": "converted"}
+    columns = {key: what.get(key) for key in ("model", "seed")}
+    columns |= {"wiring": args.wiring, "tp": args.tp, "variant": "converted"}
     with job(args, "convert", name, **columns) as this:
-        size = convert(source, args.out, args.wiring, what, template)
+        size = convert(source, args.out, args.wiring, what, args.tp, template, args.source)
         layers = read_json(args.out / "config.json")["num_hidden_layers"]
-        rows, standard = table(args.wiring, layers), table("standard", layers)
-        changed = sum(rows[2 * i : 2 * i + 2] != standard[2 * i : 2 * i + 2] for i in range(layers))
+        wiring, at, chosen = args.wiring.partition("@")
+        changed = len(parse_layers(chosen, layers)) if at else layers
+        changed = 0 if wiring == "standard" else changed
         this.finish(
             [
                 this.row(metric="layers_converted", value=changed, unit="layers", origin="measured"),
@@ -60,100 +73,94 @@ def find(source: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json", *TOKENIZER_FILES]))
+        return Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json", *CARRIED]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source}: neither a directory here nor to be had from the model hub ({reason})") from error
 
 
-def check(source: Path, wiring: str) -> dict:
+def check_out(out: Path, source: Path) -> None:
+    """Refuse to replace anything but a checkpoint that is not the source."""
+    here, there = out.resolve(), source.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise UserError(f"{out}: overlaps with the source {source}; write somewhere else")
+    if here.exists() and not (here / CARD).is_file() and not (here.is_dir() and not any(here.iterdir())):
+        raise UserError(f"{out}: exists and is no checkpoint of this package; write somewhere else, or delete it first")
+
+
+def check(source: Path, wiring: str, tp: int | None = None) -> dict:
     """The card of ``source`` if it can be rewired so. Raises UserError before anything is written."""
-    info = verify(source)
+    info = card(source)
     config = read_json(source / "config.json")
-    if config.get("model_type") not in ("llama", "ladder"):
-        raise UserError(
-            f"{source}/config.json: model_type {config.get('model_type')!r} cannot be rewired; "
-            "'llama' (Llama 2, 3, 3.1, 3.2) can"
-        )
+    check_architecture(source, config)
     name = wiring.partition("@")[0]
     if pattern(name).timing_only:
         raise UserError(f"wiring {name!r} is for timing only: no model computes it at more than one rank")
-    table(wiring, config["num_hidden_layers"])
+    check_tp(wiring, tp)
     check_weights(source, config)
+    rows = table(wiring, config["num_hidden_layers"], tp)
+    if tp is not None:
+        from ladder.parallel.slicing import check_degree
+
+        shape = SimpleNamespace(**{"num_key_value_heads": config["num_attention_heads"]} | config)
+        check_degree(shape, tp, ends_apart(rows))
+    verify(source, but=[file.name for file in weight_files(source)])  # those while they are copied
     return info
 
 
-def check_weights(source: Path, config: dict) -> None:
-    """Every tensor of a Llama of this configuration is there once, in the right shape, and no other."""
-    from safetensors import SafetensorError, safe_open
-
-    expected = expected_shapes(config)
-    found: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(source):
-        try:
-            with safe_open(file, framework="numpy") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                    found[name] = tuple(tensors.get_slice(name).get_shape())
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not a whole safetensors file ({error}); copy or download it again") from None
-    if config.get("tie_word_embeddings"):
-        found.pop("lm_head.weight", None)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            raise UserError(f"{source}: tensor {name!r} is missing")
-        if name not in expected:
-            raise UserError(f"{source}: unexpected tensor {name!r}: not a plain Llama of its config.json")
-        if found[name] != expected[name]:
-            raise UserError(f"{source}: {name!r} has shape {found[name]}, its config.json says {expected[name]}")
+def check_architecture(source: Path, config: dict) -> None:
+    """Refuse what is not a whole Llama, in plain numbers."""
+    file, kind = source / "config.json", config.get("model_type")
+    if kind not in ("llama", "ladder"):
+        raise UserError(f"{file}: model_type {kind!r} cannot be rewired; 'llama' (Llama 2, 3, 3.1, 3.2) can")
+    for name in config.get("architectures") or ():
+        if name not in ("LlamaForCausalLM", "LadderForCausalLM"):
+            raise UserError(f"{file}: architecture {name!r} cannot be rewired; 'LlamaForCausalLM' can")
+    if method := config.get("quantization_config"):
+        raise UserError(
+            f"{file}: its weights are quantised ({method.get('quant_method', 'by an unknown method')}); convert the "
+            "original and quantise the result"
+        )
 
 
-def weight_files(source: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, by its index if it has one."""
-    index = source / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    for name in names:
-        if not (source / name).is_file():
-            raise UserError(f"{source / name}: this weight file is missing (only safetensors checkpoints are read)")
-    return [source / name for name in names]
+def convert(
+    source: Path,
+    out: Path,
+    wiring: str,
+    info: dict,
+    tp: int | None = None,
+    template: str | None = None,
+    origin: str | None = None,
+) -> int:
+    """Copy a checkpoint that was checked under another wiring, whole or not at all; return the bytes of weights copied.
 
-
-def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight of a Llama with this config.json."""
-    hidden, width, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    head = config.get("head_dim") or hidden // heads
-    q, kv = heads * head, (config.get("num_key_value_heads") or heads) * head
-    linear = {f"self_attn.{n}_proj": (o, i) for n, o, i in (("q", q, hidden), ("k", kv, hidden), ("v", kv, hidden))}
-    linear |= {"self_attn.o_proj": (hidden, q), "mlp.gate_proj": (width, hidden), "mlp.up_proj": (width, hidden)}
-    linear |= {"mlp.down_proj": (hidden, width)}
-    bias = {"self_attn": config.get("attention_bias"), "mlp": config.get("mlp_bias")}
-    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
-    if not config.get("tie_word_embeddings"):
-        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        for name, shape in linear.items():
-            shapes[f"{prefix}{name}.weight"] = shape
-            if bias[name.partition(".")[0]]:
-                shapes[f"{prefix}{name}.bias"] = shape[:1]
-        shapes |= {f"{prefix}{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
-    return shapes
-
-
-def convert(source: Path, out: Path, wiring: str, info: dict, template: str | None = None) -> int:
-    """Copy the checkpoint under another wiring, whole or not at all; return the bytes of weights copied."""
-    weights = weight_files(source)
-    index = source / "model.safetensors.index.json"
-    size = sum(file.stat().st_size for file in weights)
-    need_disk(out, size)
-    carried = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    info: its card; tp: the degree that the wiring belongs to; template: a new chat template; origin: what the source
+    is called.
+    """
+    config = read_json(source / "config.json")
+    found, config = check_weights(source, config), rewired(config, wiring, tp)
+    need_disk(out, total_size(found))
     with whole(out) as part:
         part.mkdir()
-        for file in [*weights, *carried, *([index] if index.is_file() else [])]:
-            shutil.copyfile(file, part / file.name)
+        digests = copy(source, part, found, has_signal(config), info)
         if template:
             (part / "chat_template.jinja").write_text(template, encoding="utf-8")
-        write_json(part / "config.json", rewired(read_json(source / "config.json"), wiring))
-        what = {key: value for key, value in info.items() if key not in ("sha256", "commit")}
-        origin = {"path": str(source), "wiring": info["wiring"], "variant": info["variant"]}
-        seal(part, what | {"wiring": wiring, "variant": "converted", "source": origin})
-    return size
+            digests.pop("chat_template.jinja", None)
+        write_json(part / "config.json", config)
+        what = {key: value for key, value in info.items() if key not in ("sha256", "commit", "tp")}
+        before = {key: info[key] for key in ("wiring", "tp", "variant") if info.get(key) is not None}
+        degree = {} if tp is None else {"tp": tp}
+        what |= {"wiring": wiring, **degree, "variant": "converted", "source": {"path": origin or str(source)} | before}
+        seal(part, what, digests)
+    return total_size(found)
+
+
+def copy(source: Path, part: Path, found: dict[str, Tensor], signal: bool, info: dict) -> dict[str, str]:
+    """Copy weights and what is carried beside them; return their digests by name. See :func:`copy_weights`."""
+    beside = carried(source)
+    total = total_size(found) + sum((source / name).stat().st_size for name in beside)
+    with Copier(part, total, info.get("sha256", {})) as copier:
+        for name in beside:
+            copier.copy(source / name, name)
+        copy_weights(found, copier, signal)
+    return copier.digests

@@ -6,7 +6,9 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer, models
 from torch.distributed.device_mesh import init_device_mesh
+from transformers import PreTrainedTokenizerFast
 
 import ladder
 from ladder.errors import UserError
@@ -271,6 +273,24 @@ def watched(model):
 @pytest.mark.parametrize("wiring", ["standard", "ladder", "parallel", "partial", "spd", "desync-4x", "fal"])
 def test_compiled_code_stays_between_launch_and_wait(two, wiring):
     two.run(check_compiled, wiring)
+
+
+def check_loading(mesh, folder, wiring, options):
+    model, _ = ladder.load(folder, mesh=mesh, **options)
+    compare(model, mesh, *logits_and_gradients(make(wiring, 2)), wiring, options.get("split_vocabulary", False))
+
+
+@pytest.mark.parametrize(("wiring", "options"), [("fal", {}), ("spd", {"split_vocabulary": True})])
+def test_a_rank_loads_its_slices(two, tmp_path, wiring, options):
+    make(wiring, 2).save_pretrained(tmp_path)
+    toy_tokenizer(tmp_path)
+    two.run(check_loading, str(tmp_path), wiring, options)
+
+
+def toy_tokenizer(folder):
+    vocabulary = {f"<{n}>": n for n in range(VOCAB)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<0>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
 def check_refusals(mesh):

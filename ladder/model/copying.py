@@ -1,0 +1,90 @@
+"""Copy large files, each byte read once: its digest is taken, and compared, on the way."""
+
+import hashlib
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ladder.errors import UserError
+from ladder.files import sha256
+from ladder.train.progress import SECONDS
+
+CHUNK = 4 << 20  # bytes in memory
+
+
+def damaged(file: Path, state: str = "does not match its digest") -> UserError:
+    folder = file.parent
+    return UserError(f"{file}: the checkpoint is damaged, this file {state}; delete {folder} and make it again")
+
+
+class Copier:
+    """Copies files into ``folder`` and says how far it is: a bar on a terminal, a line now and then in a log.
+
+    total: bytes to copy. known: {name: sha256} of sources; one that does not match raises UserError.
+    ``digests`` has the sha256 of each copy, by its name in ``folder``.
+    """
+
+    def __init__(self, folder: Path, total: int, known: dict[str, str]):
+        self.folder, self.known, self.digests = folder, known, {}
+        self._total, self._done = total, 0
+        self._began = self._said = time.monotonic()
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True) if terminal else None
+        self._hashing = ThreadPoolExecutor(1)
+        self._buffer = memoryview(bytearray(CHUNK))
+
+    def __enter__(self) -> "Copier":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._hashing.shutdown()
+        if self._bar is not None:
+            self._bar.close()
+
+    def copy(self, source: Path, name: str) -> None:
+        """The whole of ``source``, as ``folder / name``."""
+        self._write(source, name, b"", [(0, source.stat().st_size)])
+        if self.known.get(source.name, self.digests[name]) != self.digests[name]:
+            raise damaged(source)
+
+    def excerpt(self, source: Path, name: str, head: bytes, ranges: list[tuple[int, int]]) -> None:
+        """``head``, then the bytes from start to end of each of the ``ranges`` of ``source``."""
+        if source.name in self.known and sha256(source) != self.known[source.name]:
+            raise damaged(source)
+        self._write(source, name, head, ranges)
+
+    def _write(self, source: Path, name: str, head: bytes, ranges: list[tuple[int, int]]) -> None:
+        digest, target = hashlib.sha256(head), self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb", buffering=0) as read, target.open("wb", buffering=0) as write:
+            _write_all(write, head)
+            for start, end in ranges:
+                read.seek(start)
+                while count := read.readinto(self._buffer[: end - start]):
+                    chunk, start = self._buffer[:count], start + count
+                    hashed = self._hashing.submit(digest.update, chunk)  # beside the writing
+                    _write_all(write, chunk)
+                    hashed.result()
+                    self._advance(count)
+                if start < end:
+                    raise damaged(source, "ends early")
+        self.digests[name] = digest.hexdigest()
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(count)
+        elif now - self._said >= SECONDS:
+            rate = self._done / (now - self._began)
+            left, self._said = max(0, self._total - self._done) / rate, now
+            sizes = f"{self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB"
+            print(f"copied {sizes}, {rate / 1e6:,.0f} MB/s, {left:,.0f} s left", file=sys.stderr, flush=True)
+
+
+def _write_all(file, data: bytes | memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]

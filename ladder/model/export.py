@@ -1,0 +1,205 @@
+"""Write a checkpoint that loads on a machine without this package.
+
+in:  a checkpoint directory of `ladder pretrain`, `ladder convert` or `ladder adapt`
+out: OUT/ with the same weights, tokenizer and generation defaults; config.json with the wiring's rows; one modelling
+     file; README.md that says what the model is and how to load it; ladder.json with the digests
+
+    ladder export results/default/adapt/tiny-ladder@5-9-s0/model published
+
+The modelling file is put together from the sources of this package. A `standard` checkpoint needs none: it is a Llama.
+"""
+
+import argparse
+import ast
+import re
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from symtable import symtable
+
+import ladder
+from ladder.files import need_disk, read_json, whole, write_json
+from ladder.model.checkpoint import rewired, seal
+from ladder.model.convert import check, check_out, copy
+from ladder.model.weights import check_weights, has_signal, rows_of, total_size
+from ladder.records import git_commit
+from ladder.wiring import Row, pattern
+
+MODULE = "modeling_ladder"
+AUTO = {"AutoConfig": "LadderConfig", "AutoModel": "LadderModel", "AutoModelForCausalLM": "LadderForCausalLM"}
+# Where the modelling file comes from. Of two definitions of a name the first counts.
+SOURCES = (
+    "wiring.py",
+    "parallel/communicators.py",
+    "parallel/slicing.py",
+    "parallel/virtual.py",
+    "model/published.py",
+    "model/modeling.py",
+)
+LEFT_OUT = ("set_wiring",)  # it looks wirings up by name
+WIDTH = 120  # of a line of code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", type=Path, help="directory of `ladder pretrain`, `ladder convert`, `ladder adapt`"
+    )
+    parser.add_argument("out", type=Path, help="directory to write")
+
+
+def main(args: argparse.Namespace) -> None:
+    check_out(args.out, args.checkpoint)
+    export(args.checkpoint, args.out)
+
+
+def export(source: Path, out: Path) -> None:
+    """Write ``source`` so that transformers alone loads it from ``out``, whole or not at all. Raises UserError."""
+    config = read_json(source / "config.json")
+    wiring, tp = config.get("wiring", "standard"), config.get("tensor_parallel_size")
+    info = check(source, wiring, tp)
+    found, config = check_weights(source, config), rewired(config, wiring, tp)
+    need_disk(out, total_size(found))
+    with whole(out) as part:
+        part.mkdir()
+        digests = copy(source, part, found, has_signal(config), info)
+        if wiring != "standard":
+            auto = {name: f"{MODULE}.{target}" for name, target in AUTO.items()}
+            config |= {"auto_map": auto, "wiring_rows": [_not_default(row) for row in rows_of(config)]}
+            (part / f"{MODULE}.py").write_text(modelling_file(wiring, tp), encoding="utf-8")
+        write_json(part / "config.json", config)
+        (part / "README.md").write_text(readme(info, wiring, tp), encoding="utf-8")
+        seal(part, {key: value for key, value in info.items() if key not in ("sha256", "commit")}, digests)
+
+
+def _not_default(row: Row) -> dict:
+    default = asdict(Row())
+    return {key: value for key, value in asdict(row).items() if value != default[key]}
+
+
+def modelling_file(wiring: str, tp: int | None) -> str:
+    """The source of the model without this package: what its classes need of ``SOURCES``, and nothing else."""
+    commit = git_commit()[0]
+    degree = "" if tp is None else f" at tensor-parallel degree {tp}"
+    made = f"Made by `ladder export` (ladder {ladder.__version__}" + (f", commit {commit})" if commit else ")")
+    doc = f'''"""A Llama whose residual stream is wired as `{wiring}`{degree}.
+
+{made} from these of its sources:
+{", ".join(SOURCES)}.
+
+`wiring_rows` of config.json says how each attention and MLP reads and writes the stream; `run` goes through them.
+Where that depends on the number of ranks T, T virtual ones are computed in one process.
+Shapes: B batch, S new tokens, T ranks, D hidden size, V vocabulary.
+"""
+'''
+    imports, definitions = _read_sources()
+    todo, needed = list(AUTO.values()), set()
+    while todo:
+        name = todo.pop()
+        if name not in needed:
+            needed.add(name)
+            todo += _names(definitions[name]) & definitions.keys() if name in definitions else ()
+    kept = [text for name, text in definitions.items() if name in needed]
+    used = set().union(*map(_names, kept)) - definitions.keys()
+    return "\n\n\n".join([f"{doc}\n{_import_lines(imports, used)}", *kept]) + "\n"
+
+
+def _read_sources() -> tuple[dict[str, str], dict[str, str]]:
+    """({name: module it is imported from, "" for a module itself}, {name: source of its definition}), in order."""
+    imports: dict[str, str] = {}
+    definitions: dict[str, str] = {}
+    for file in SOURCES:
+        text = (Path(ladder.__file__).parent / file).read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Import):
+                imports |= {alias.name: "" for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imports |= {alias.name: node.module for alias in node.names if not node.module.startswith("ladder")}
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+                definitions.setdefault(node.name, _source(text, node))
+            elif isinstance(node, ast.Assign):
+                definitions.setdefault(node.targets[0].id, _source(text, node))
+    return imports, definitions
+
+
+def _source(text: str, node: ast.stmt) -> str:
+    """The lines of a definition, with its decorators, without the methods that are left out; what it calls as
+    ``virtual.x`` is called ``x`` in one file."""
+    lines = text.splitlines()
+    for method in reversed(getattr(node, "body", [])):
+        if isinstance(method, ast.FunctionDef) and method.name in LEFT_OUT:
+            del lines[method.lineno - 1 : method.end_lineno + 1]  # and the empty line after it
+            node.end_lineno -= method.end_lineno + 1 - method.lineno + 1
+    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    return re.sub(r"(?<![\w.])virtual\.(?=\w)", "", "\n".join(lines[first - 1 : node.end_lineno]))
+
+
+def _names(source: str) -> set[str]:
+    """The names that a definition takes from around it."""
+    scopes, found = [symtable(source, "", "exec")], set()
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        found |= {symbol.get_name() for symbol in scope.get_symbols() if symbol.is_global()}
+    return found
+
+
+def _import_lines(imports: dict[str, str], used: set[str]) -> str:
+    """In the usual order: standard library first, whole modules before names."""
+    taken: dict[tuple[bool, str], list[str]] = {}
+    for name in sorted(used & imports.keys(), key=lambda name: (name.islower(), name)):
+        taken.setdefault((imports[name] != "", imports[name] or name), []).append(name)
+    groups: tuple[list[str], list[str]] = ([], [])
+    for (names_only, module), names in sorted(taken.items()):
+        line = f"from {module} import {', '.join(names)}" if names_only else f"import {module}"
+        if len(line) > WIDTH:
+            line = f"from {module} import (\n" + "".join(f"    {name},\n" for name in names) + ")"
+        groups[module.partition(".")[0] not in sys.stdlib_module_names].append(line)
+    return "\n\n".join("\n".join(lines) for lines in groups)
+
+
+def readme(info: dict, wiring: str, tp: int | None) -> str:
+    """The model card."""
+    name, _, layers = wiring.partition("@")
+    scope = f"; layers {layers}, the others standard" if layers else ""
+    source = (info.get("source") or {}).get("path")
+    facts = {
+        "wiring": f"`{wiring}`: {pattern(name).summary}{scope}",
+        "tensor-parallel degree": "any" if tp is None else f"{tp}; at another one it would be another function",
+        "variant": info.get("variant"),
+        "from": None if source is None else Path(source).name if Path(source).is_absolute() else source,
+        "seed": info.get("seed"),
+        "commit": info.get("commit"),
+        "transformers": metadata.version("transformers"),
+    }
+    remote = wiring != "standard"
+    table = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value is not None)
+    how = ", trust_remote_code=True" if remote else ""
+    why = (
+        f"`trust_remote_code=True` lets transformers run `{MODULE}.py`, which it does not know. Read the file first: "
+        "it is the whole model, and imports only torch, transformers and huggingface_hub."
+        if remote
+        else "It is a plain Llama: no code comes with it."
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [llama, ladder-residual]
+---
+
+# {info["model"]}, {wiring}
+
+| | |
+|---|---|
+{table}
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this directory, or the name under which it is published
+model = AutoModelForCausalLM.from_pretrained(folder{how})
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```
+
+{why}
+"""
