@@ -54,10 +54,11 @@ def replace(model: nn.Module, ranks: int) -> None:
         if how is None:
             continue
         kind = nn.Linear if ranks == 1 else Colwise if how == "colwise" else Rowwise
-        new = same(linear, kind)
+        if type(linear) is not kind:
+            linear = same(linear, kind)
+            model.set_submodule(name, linear)
         if kind is Rowwise:
-            new.ranks = ranks
-        model.set_submodule(name, new)
+            linear.ranks = ranks
 
 
 def same(linear: nn.Linear, kind: type[nn.Linear]) -> nn.Linear:
