@@ -62,7 +62,7 @@ def replace(model: nn.Module, ranks: int) -> None:
 
 
 def same(linear: nn.Linear, kind: type[nn.Linear]) -> nn.Linear:
-    """A layer of another ``kind`` with the parameters of ``linear``."""
+    """A layer of another ``kind`` that shares all of ``linear``: parameters, hooks, whether it is initialised."""
     new = kind(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-    new.weight, new.bias = linear.weight, linear.bias
-    return new.train(linear.training)
+    new.__dict__.update(linear.__dict__)
+    return new

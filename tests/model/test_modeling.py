@@ -150,3 +150,10 @@ def test_a_tied_wiring_trains(ids):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_every_wiring_starts_from_the_same_weights():
+    weights = dict(make("standard").named_parameters())
+    for wiring in (*UNTIED, *TIED):
+        own = dict(make(wiring).named_parameters())
+        assert all(torch.equal(own[name], weight) for name, weight in weights.items()), wiring
