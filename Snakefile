@@ -16,6 +16,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/adapt.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/sensitivity.smk"
 include: "workflow/rules/bench.smk"
 include: "workflow/rules/report.smk"
 

@@ -1,6 +1,7 @@
 """``ladder ...``: one subcommand per rule of the pipeline; a rule's shell line can be pasted into a terminal."""
 
 import argparse
+import gc
 import importlib
 import sys
 
@@ -17,8 +18,10 @@ COMMANDS = {
     "tasks": ("ladder.data.tasks", "make evaluation tasks from held-out documents"),
     "pretrain": ("ladder.train.pretrain", "train a model from scratch"),
     "convert": ("ladder.model.convert", "rewire a Llama checkpoint"),
+    "export": ("ladder.model.export", "write a checkpoint that loads without this package"),
     "adapt": ("ladder.train.adapt", "finetune a converted checkpoint on chat data"),
     "evaluate": ("ladder.evaluate.run", "evaluate checkpoints with lm-eval"),
+    "sensitivity": ("ladder.evaluate.sensitivity", "find which layers are free to convert, for which wiring"),
     "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),
     "report": ("ladder.report.build", "render tables, figures and claims from records"),
 }
@@ -26,7 +29,7 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    lines = "\n".join(f"  {name:<10} {help_}" for name, (_, help_) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<11} {help_}" for name, (_, help_) in COMMANDS.items())
     top = argparse.ArgumentParser(
         prog="ladder",
         description="Communication-hiding transformers for tensor-parallel inference.",
@@ -35,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     top.add_argument("command", metavar="COMMAND")
     name = top.parse_args(argv[:1]).command
+    gc.disable()  # until the work begins (ladder.job): it would search what is imported again and again
     try:
         if name not in COMMANDS:
             raise known("command", name, COMMANDS)
@@ -47,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"ladder {name}: {error}" if name in COMMANDS else f"ladder: {error}", file=sys.stderr)
         return 1
+    finally:
+        gc.enable()
     return 0
 
 

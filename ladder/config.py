@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ladder.errors import UserError
+from ladder.evaluate.sensitivity import scannable
 from ladder.model.sizes import size
-from ladder.wiring import pattern, table
+from ladder.wiring import pattern, table, tied
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yaml"
 
@@ -61,13 +62,6 @@ def _sentence(error) -> str:
 
 def _problems(config: dict) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) of everything that a schema cannot know."""
-
-    def attempt(key, call, *args):
-        try:
-            call(*args)
-        except UserError as error:
-            yield key, str(error)
-
     corpus = config["corpus"]
     yield from _source("corpus", corpus)
     yield from _source("adapt.chat", config["adapt"]["chat"])
@@ -79,8 +73,8 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     pretrain, adapt = config["pretrain"], config["adapt"]
     for i, run in enumerate(pretrain["runs"]):
         key = f"pretrain.runs[{i}]"
-        yield from attempt(f"{key}.size", size, run["size"])
-        yield from attempt(f"{key}.wiring", trainable, run["wiring"], size(run["size"]).layers)
+        yield from _attempt(f"{key}.size", size, run["size"])
+        yield from _wiring(f"{key}.wiring", run["wiring"], run["size"], "pretrain", pretrain)
         yield from _batch(key, pretrain | run)
         if config["sequence"] > size(run["size"]).positions:
             yield "sequence", f"{config['sequence']} is longer than the {size(run['size']).positions} of {run['size']}"
@@ -88,15 +82,24 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         yield "pretrain.runs", "a size with the same wiring is listed twice"
 
     source = adapt["from"]
-    yield from attempt("adapt.from.size", size, source["size"])
+    yield from _attempt("adapt.from.size", size, source["size"])
     if "wiring" in source:
         if not any((run["size"], run["wiring"]) == (source["size"], source["wiring"]) for run in pretrain["runs"]):
             yield "adapt.from", f"{source['size']} {source['wiring']} is not among pretrain.runs; add it there"
+        if tied(source["wiring"]) and adapt.get("tp") != pretrain.get("tp"):
+            yield "adapt.tp", f"{adapt.get('tp')} is not the {pretrain.get('tp')} that adapt.from was pretrained for"
         if missing := sorted(set(adapt["seeds"]) - set(pretrain["seeds"])):
             yield "adapt.seeds", f"seeds {missing} are not among pretrain.seeds {pretrain['seeds']}"
     for i, wiring in enumerate(adapt["wirings"]):
-        yield from attempt(f"adapt.wirings[{i}]", trainable, wiring, size(source["size"]).layers)
+        yield from _wiring(f"adapt.wirings[{i}]", wiring, source["size"], "adapt", adapt)
     yield from _batch("adapt", adapt)
+
+    sensitivity = config.get("sensitivity", {"wirings": []})
+    if sensitivity["wirings"] and source.get("wiring", "standard") != "standard":
+        yield "sensitivity", f"scans a standard model, and adapt.from is a {source['wiring']!r} one; leave it out"
+    for i, wiring in enumerate(sensitivity["wirings"]):
+        yield from _attempt(f"sensitivity.wirings[{i}]", scannable, wiring)
+        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, source["size"], "sensitivity", sensitivity)
 
     bench = config["bench"]
     for needed in ("standard", "upper_bound"):
@@ -105,17 +108,35 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     for kind in ("emulated", "ranks"):
         for i, point in enumerate(bench.get(kind, [])):
             key = f"bench.{kind}[{i}]"
-            yield from attempt(f"{key}.size", size, point["size"])
-            yield from _degree(key, point)
+            yield from _attempt(f"{key}.size", size, point["size"])
+            yield from _degree(f"{key}.tp", point["tp"], point["size"])
             for j, wiring in enumerate(bench["wirings"]):
                 layers = point.get("layers", size(point["size"]).layers)
-                yield from attempt(f"bench.wirings[{j}]", table, wiring, layers)
+                yield from _attempt(f"bench.wirings[{j}]", table, wiring, layers, point["tp"])
 
 
-def trainable(wiring: str, layers: int) -> None:
-    """Refuse an unknown wiring, one outside the model, and one that no trained model computes."""
-    table(wiring, layers)
-    if pattern(wiring.partition("@")[0]).timing_only:
+def _attempt(key: str, call, *args) -> Iterator[tuple[str, str]]:
+    try:
+        call(*args)
+    except UserError as error:
+        yield key, str(error)
+
+
+def _wiring(key: str, wiring: str, model: str, section: str, settings: dict) -> Iterator[tuple[str, str]]:
+    """What is wrong with a wiring that a section wants of a model computed, and with the section's ``tp`` for it."""
+    yield from _attempt(key, trainable, wiring)
+    if not tied(wiring):
+        yield from _attempt(key, table, wiring, size(model).layers)
+    elif "tp" not in settings:
+        yield f"{section}.tp", f"is missing; wiring {wiring!r} is another function at every tensor-parallel degree"
+    else:
+        yield from _attempt(key, table, wiring, size(model).layers, settings["tp"])
+        yield from _degree(f"{section}.tp", settings["tp"], model)
+
+
+def trainable(wiring: str) -> None:
+    """Refuse an unknown wiring and one that no trained model computes."""
+    if pattern(wiring).timing_only:
         raise UserError(f"wiring {wiring!r} is for timing only; it cannot be trained")
 
 
@@ -142,11 +163,11 @@ def _batch(key: str, run: dict) -> Iterator[tuple[str, str]]:
         yield f"{key}.warmup", f"{run['warmup']} is more than the {run['steps']} steps"
 
 
-def _degree(key: str, point: dict) -> Iterator[tuple[str, str]]:
-    shape, tp = size(point["size"]), point["tp"]
+def _degree(key: str, tp: int, model: str) -> Iterator[tuple[str, str]]:
+    shape = size(model)
     for name in ("heads", "kv_heads", "intermediate"):
         if getattr(shape, name) % tp:
-            yield f"{key}.tp", f"{tp} does not divide the {name} ({getattr(shape, name)}) of {point['size']}"
+            yield key, f"{tp} does not divide the {name} ({getattr(shape, name)}) of {model}"
 
 
 def check_machine(config: dict, disk: float) -> None:

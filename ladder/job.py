@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,9 @@ def job(args: argparse.Namespace, stage: str, name: str, resume_id: str | None =
     ``what`` are columns of the record that hold for every row (see ``records.COLUMNS``).
     """
     this = Job(args, stage, name, resume_id, **what)
+    if not gc.isenabled():
+        gc.freeze()  # what was imported stays
+        gc.enable()
     try:
         yield this
     except BaseException:

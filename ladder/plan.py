@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ladder.files import digest
 from ladder.model.sizes import row, size
+from ladder.wiring import tied
 
 PEAK, MFU = 989e12, 0.4  # bf16 FLOP/s of an H100, and the share of it assumed for estimates
 TRAINING_KEYS = (
@@ -26,6 +27,7 @@ class Plan:
     convert: dict[str, dict] = field(default_factory=dict)
     adapt: dict[str, dict] = field(default_factory=dict)
     evaluate: dict[str, dict] = field(default_factory=dict)
+    sensitivity: dict[str, dict] = field(default_factory=dict)
     bench: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -34,6 +36,7 @@ class Plan:
         self._pretrain()
         self._adapt()
         self._evaluate()
+        self._sensitivity()
         self._bench()
 
     def _pretrain(self) -> None:
@@ -41,7 +44,9 @@ class Plan:
         for run in settings["runs"]:
             for seed in settings["seeds"]:
                 name = f"{run['size']}-{run['wiring']}-s{seed}"
-                self.pretrain[name] = self._training({"seed": seed, **settings, **run})
+                tp = settings["tp"] if tied(run["wiring"]) else None
+                model = flags({"size": run["size"], "wiring": run["wiring"], "tp": tp})
+                self.pretrain[name] = self._training({"seed": seed, **settings, **run}) | {"model": model}
 
     def _adapt(self) -> None:
         settings = self.config["adapt"]
@@ -59,9 +64,11 @@ class Plan:
                     self.adapt[name]["checkpoint"] = origin
                     continue
                 words = {"wiring": wiring, "model": source["size"], "chat_template": settings.get("chat_template")}
+                words["tp"] = settings["tp"] if tied(wiring) else None
                 self.convert[converted] = {
                     "wiring": wiring,
                     "size": source["size"],
+                    "seed": seed,  # with whose models it is evaluated
                     "source": origin,
                     "files": [] if "checkpoint" in source else [origin],
                     "flags": flags(words),
@@ -83,7 +90,6 @@ class Plan:
     def _evaluate(self) -> None:
         """Groups of checkpoints that one process evaluates: lm-eval's start costs more than a small evaluation."""
         settings = self.config["evaluate"]
-        hub = "checkpoint" in self.config["adapt"]["from"]
 
         def add(group: str, name: str, path: str, stage: str) -> None:
             group = group if settings.get("together", True) else name
@@ -94,9 +100,8 @@ class Plan:
 
         for name, run in self.pretrain.items():
             add(f"pretrained-s{run['seed']}", f"pretrained-{name}", f"{self.root}/pretrain/{name}/model", "pretrain")
-        for name in self.convert:
-            group = "converted" if hub else f"converted{name[name.rindex('-') :]}"
-            add(group, f"converted-{name}", f"{self.root}/convert/{name}/model", "adapt")
+        for name, run in self.convert.items():
+            add(f"adapted-s{run['seed']}", f"converted-{name}", f"{self.root}/convert/{name}/model", "adapt")
         for name, run in self.adapt.items():
             add(f"adapted-s{run['seed']}", f"adapted-{name}", f"{self.root}/adapt/{name}/model", "adapt")
         for folder, group in self.evaluate.items():
@@ -109,6 +114,27 @@ class Plan:
             words += [f"--fewshot {task}={shots}" for task, _, shots in tasks if shots]
             group |= {"flags": " ".join(words), "names": ",".join(names), "paths": list(group["checkpoints"].values())}
             group["records"] = [f"{self.root}/evaluate/{folder}/{name}.json" for name in names]
+
+    def _sensitivity(self) -> None:
+        """One scan of the checkpoint that adaptation starts from, on test documents through its own tokenizer."""
+        settings, source = self.config.get("sensitivity"), self.config["adapt"]["from"]
+        if settings is None:
+            return
+        if "checkpoint" in source:
+            name, origin = source["size"], source["checkpoint"]
+        else:
+            name = f"{source['size']}-{source['wiring']}-s{self.config['adapt']['seeds'][0]}"
+            origin = f"{self.root}/pretrain/{name}/model"
+        chosen = {key: settings.get(key) for key in ("windows", "batch")}
+        chosen["sequence"] = self.config["adapt"].get("sequence", self.config["sequence"])
+        chosen["tp"] = settings["tp"] if any(map(tied, settings["wirings"])) else None
+        self.sensitivity[name] = {
+            "source": origin,
+            "files": [] if "checkpoint" in source else [origin],
+            "flags": flags(
+                chosen | {"wiring": settings["wirings"], "model": source["size"], "device": self.config["device"]}
+            ),
+        }
 
     def _bench(self) -> None:
         settings = self.config["bench"]
@@ -132,6 +158,7 @@ class Plan:
         stages = {"pretrain": self.pretrain, "convert": self.convert, "adapt": self.adapt}
         made = [f"{self.root}/{stage}/{name}/record.json" for stage, jobs in stages.items() for name in jobs]
         made += [record for group in self.evaluate.values() for record in group["records"]]
+        made += [f"{self.root}/sensitivity/{name}/record.json" for name in self.sensitivity]
         made += [f"{self.root}/bench/{name}.json" for name in self.bench]
         return [*made, *(f"{self.root}/{name}/record.json" for name in ("corpus", "tokenizer", "tokens"))]
 

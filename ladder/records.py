@@ -17,10 +17,12 @@ ORIGINS = ("published", "measured", "emulated", "simulated")
 
 # One value per row: what it is, its uncertainty, where it is from.
 COLUMNS = {
-    "stage": "corpus | pretrain | convert | adapt | evaluate | bench | published",
+    "stage": "corpus | pretrain | convert | adapt | evaluate | sensitivity | bench | published",
     "run": "name of the job, e.g. tiny-ladder-s0",
     "model": "row of the table of sizes, or a published model's name",
     "wiring": "standard, ladder, ladder@4-7, ...",
+    "converted": "how many layers have the wiring, the others being standard",
+    "layers": "which layers those are, e.g. 7-9",
     "variant": "what was done to it, e.g. pretrained, converted, adapted",
     "seed": "seed of the run",
     "tp": "tensor-parallel degree",

@@ -1,7 +1,9 @@
 """Profiles, their plan, and every wrong configuration: one sentence before any work."""
 
 import copy
+import gc
 import json
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -49,17 +51,25 @@ WRONG = [
     (("sequence",), None, "top level: the key 'sequence' is missing"),
     (("pretrain", "steps"), 0, "pretrain.steps: 0 is less than the minimum of 1"),
     (("pretrain", "lr"), "3e-4", "pretrain.lr: '3e-4' is not of type 'number'"),
-    (("pretrain", "runs", 1, "wiring"), "laddr", "pretrain.runs[1].wiring: unknown wiring 'laddr'; known: ladder"),
+    (("pretrain", "runs", 1, "wiring"), "laddr", "pretrain.runs[1].wiring: unknown wiring 'laddr'; known: desync"),
     (("pretrain", "runs", 1, "wiring"), "ladder@8-10", "layer 10 in '8-10' is outside the model"),
     (("pretrain", "runs", 1, "wiring"), "upper_bound", "for timing only; it cannot be trained"),
     (("pretrain", "runs", 0, "size"), "tinny", "pretrain.runs[0].size: unknown size 'tinny'"),
-    (("pretrain", "warmup"), 1000, "pretrain.runs[0].warmup: 1000 is more than the 160 steps"),
-    (("pretrain", "micro_batch"), 3, "4 is not a multiple of micro_batch x gpus (3)"),
+    (("pretrain", "warmup"), 1000, "pretrain.runs[0].warmup: 1000 is more than the 120 steps"),
+    (("pretrain", "micro_batch"), 3, "2 is not a multiple of micro_batch x gpus (3)"),
     (("sequence",), 4096, "sequence: 4096 is longer than the 512 of tiny"),
     (("adapt", "wirings"), ["ladder@99"], "adapt.wirings[0]: layer 99"),
-    (("adapt", "from"), {"size": "tiny", "wiring": "ladder-2"}, "is not among pretrain.runs"),
+    (("adapt", "from"), {"size": "tiny", "wiring": "ladder-7"}, "is not among pretrain.runs"),
     (("adapt", "from"), {"sise": "tiny"}, "is not understood"),
     (("adapt", "seeds"), [7], "seeds [7] are not among pretrain.seeds"),
+    (("pretrain", "tp"), None, "pretrain.tp: is missing; wiring 'partial' is another function at every"),
+    (("pretrain", "tp"), 3, "pretrain.tp: 3 does not divide the heads (4) of tiny"),
+    (("adapt", "wirings"), ["ladder", "spd"], "adapt.tp: is missing; wiring 'spd'"),
+    (("adapt", "from"), {"size": "tiny", "wiring": "spd"}, "adapt.tp: None is not the 2 that adapt.from"),
+    (("sensitivity", "wirings"), ["ladder@1-2"], "sensitivity.wirings[0]: wiring 'ladder@1-2' names layers"),
+    (("sensitivity", "wirings"), ["upper_bound"], "sensitivity.wirings[0]: wiring 'upper_bound' is for timing only"),
+    (("sensitivity", "tp"), None, "sensitivity.tp: is missing; wiring 'spd'"),
+    (("sensitivity", "windows"), 1, "sensitivity.windows: 1 is less than the minimum of 2"),
     (("bench", "emulated", 0, "tp"), 5, "bench.emulated[0].tp: 5 does not divide the heads (24) of paper-1b-8l"),
     (("bench", "wirings"), ["ladder"], "'standard' is missing"),
     (("corpus",), {"kind": "files", "path": ["no.txt"], "validation": 0.1, "test": 0.1}, "no.txt: no such file"),
@@ -120,6 +130,36 @@ def test_a_seed_changes_only_its_own_jobs():
     assert set(before.pretrain) - set(after.pretrain) == {n for n in before.pretrain if n.endswith("-s1")}
 
 
+def test_only_wirings_that_depend_on_tp_get_it():
+    adapt = DEFAULT["adapt"] | {"wirings": ["standard", "ladder", "spd@5-9"], "tp": 4}
+    plan = Plan(DEFAULT | {"adapt": adapt})
+    given = {job["wiring"]: re.findall(r"--tp \d+", job["model"]) for job in plan.pretrain.values()}
+    tied = {"partial", "spd", "desync-2x"}
+    assert given == {run["wiring"]: ["--tp 2"] * (run["wiring"] in tied) for run in DEFAULT["pretrain"]["runs"]}
+    given = {job["wiring"]: re.findall(r"--tp \d+", job["flags"]) for job in plan.convert.values()}
+    assert given == {"ladder": [], "spd@5-9": ["--tp 4"]}
+    assert not any("--tp" in job["flags"] for job in plan.adapt.values())  # the checkpoint knows
+
+
+@pytest.mark.parametrize(
+    ("source", "job"),
+    [
+        (
+            {"size": "tiny", "wiring": "standard"},
+            ("tiny-standard-s0", "results/default/pretrain/tiny-standard-s0/model"),
+        ),
+        ({"checkpoint": "me/llama", "size": "llama-3.2-1b"}, ("llama-3.2-1b", "me/llama")),
+    ],
+)
+def test_sensitivity_scans_what_adapt_starts_from(source, job):
+    plan = Plan(DEFAULT | {"adapt": DEFAULT["adapt"] | {"from": source, "wirings": ["ladder"]}})
+    assert [(name, scan["source"]) for name, scan in plan.sensitivity.items()] == [job]
+    assert f"results/default/sensitivity/{job[0]}/record.json" in plan.records()
+    without = {key: value for key, value in DEFAULT.items() if key != "sensitivity"}
+    check(without, "mine.yaml")
+    assert not Plan(without).sensitivity
+
+
 def test_flags():
     assert flags(
         {"new_tokens": 60, "emulate": True, "seed": 0, "compile": False, "rho": [0.4, 0.8], "limit": None}
@@ -159,6 +199,7 @@ def test_the_command_line(capsys):
             main([command, "--help"])
         assert stop.value.code == 0
         assert f"ladder {command}" in capsys.readouterr().out
+    assert gc.isenabled()
 
 
 def test_light_commands_load_no_torch():

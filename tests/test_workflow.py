@@ -94,7 +94,7 @@ def test_reports_are_complete(built):
     assert manifest
     assert (built / "reports" / "records.csv").stat().st_size > 1000
     runs = list((built / "results/toy").glob("*/*/record.json"))
-    assert len(runs) == 4 + 1 + 2
+    assert len(runs) == 6 + 1 + 2 + 1  # pretrain, convert, adapt, sensitivity
 
 
 def test_every_job_is_a_run_in_mlflow(built):
@@ -106,9 +106,9 @@ def test_every_job_is_a_run_in_mlflow(built):
         [experiment.experiment_id], filter_string="attributes.status = 'FINISHED'", max_results=500
     )
     stages = [run.data.tags["stage"] for run in runs]
-    assert {"corpus", "pretrain", "convert", "adapt", "evaluate", "bench"} <= set(stages)
+    assert {"corpus", "pretrain", "convert", "adapt", "evaluate", "sensitivity", "bench"} <= set(stages)
     # A job that outlived the killed snakemake may have finished twice: count what was trained, not how often.
-    assert len({run.info.run_name for run in runs if run.data.tags["stage"] == "pretrain"}) == 4
+    assert len({run.info.run_name for run in runs if run.data.tags["stage"] == "pretrain"}) == 6
     ids = {run.info.run_id for run in runs}
     for file in (built / "results/toy").rglob("record.json"):
         assert json.loads(file.read_text())["provenance"]["mlflow_run_id"] in ids
@@ -128,12 +128,12 @@ def changed(folder, name, change):
 
 def test_a_changed_seed_reruns_only_what_depends_on_it(built):
     config = changed(built, "seed", lambda c: c["pretrain"].update(seeds=[0, 2]))
-    assert jobs(built, config) == {"pretrain": 2, "evaluate": 1, "reports_all": 1}  # one a wiring, of seed 2
+    assert jobs(built, config) == {"pretrain": 3, "evaluate": 1, "reports_all": 1}  # one a wiring, of seed 2
 
 
 def test_a_changed_wiring_reruns_only_what_depends_on_it(built):
     config = changed(built, "wiring", lambda c: c["adapt"].update(wirings=["standard", "ladder@4-9"]))
-    assert jobs(built, config) == {"convert": 1, "adapt": 1, "evaluate": 2, "reports_all": 1}
+    assert jobs(built, config) == {"convert": 1, "adapt": 1, "evaluate": 1, "reports_all": 1}
 
 
 def test_a_changed_row_of_the_table_of_sizes_reruns_only_what_depends_on_it(built):
@@ -148,7 +148,8 @@ def test_a_changed_row_of_the_table_of_sizes_reruns_only_what_depends_on_it(buil
         found = jobs(built)
     finally:
         (built / "Snakefile").write_text(snakefile)
-    assert found == {"pretrain": 4, "convert": 1, "adapt": 2, "evaluate": 4, "bench": 2, "reports_all": 1}
+    made = {"pretrain": 6, "convert": 1, "adapt": 2, "evaluate": 3, "sensitivity": 1, "bench": 2}
+    assert found == made | {"reports_all": 1}
 
 
 def test_killed_and_rerun_gives_the_same_numbers(built, tmp_path):
@@ -181,6 +182,12 @@ def test_a_wrong_configuration_stops_before_any_work(project):
     error = next(line for line in done.stderr.splitlines() if line.startswith("error:"))
     assert error.startswith("error: tests/wrong.yaml: pretrain.runs[0].wiring: unknown wiring 'laddr'; known:")
     assert "Traceback" not in done.stderr
+
+
+def test_the_profile_of_all_wirings_can_be_planned(project):
+    assert (
+        jobs(project, "config/wirings.yaml").items() >= {"pretrain": 15 * 3, "adapt": 9 * 3, "sensitivity": 1}.items()
+    )
 
 
 @pytest.mark.parametrize("profile", ["paper", "single-gpu"])

@@ -139,7 +139,7 @@ def about(folder: Path) -> dict:
     """The columns of a record that the checkpoint's card gives."""
     from ladder.model.checkpoint import card
 
-    return {key: card(folder).get(key) for key in ("model", "wiring", "variant", "seed")}
+    return {key: card(folder).get(key) for key in ("model", "wiring", "tp", "variant", "seed")}
 
 
 def inputs_digest(folder: Path, tasks: Path | None, settings: dict) -> str:

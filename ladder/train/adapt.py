@@ -63,7 +63,8 @@ def main(args: argparse.Namespace) -> None:
         data, held_out = (packed_chat(file, tokenizer, template, options.sequence) for file in files)
         check(data, options.batch, files[0])
         check(held_out, 1, files[1])
-        what = {"model": described["model"], "wiring": described["wiring"], "variant": "adapted", "seed": options.seed}
+        what = {key: described.get(key) for key in ("model", "wiring", "tp")}
+        what |= {"variant": "adapted", "seed": options.seed}
         inputs = {"checkpoint": described.get("sha256") or str(args.checkpoint)}
         inputs |= {"chat": [sha256(file) for file in files], "template": template}
         name = f"{what['model']}-{what['wiring']}-adapted-s{options.seed}"

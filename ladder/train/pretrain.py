@@ -18,13 +18,14 @@ from ladder.errors import UserError
 from ladder.files import read_json, sha256
 from ladder.model.sizes import size
 from ladder.train import options as training
-from ladder.wiring import pattern, table
+from ladder.wiring import check_tp, ends_apart, pattern, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     ladder.job.add_arguments(parser)
     parser.add_argument("--size", required=True, help="row of the table of sizes")
     parser.add_argument("--wiring", required=True, help="standard, parallel, ladder, ladder@4-7, ...")
+    parser.add_argument("--tp", type=int, help="tensor-parallel degree of a wiring that depends on it (spd, ...)")
     parser.add_argument("--tokens", type=Path, required=True, help="directory of `ladder tokens`")
     parser.add_argument("--tokenizer", type=Path, required=True, help="directory of `ladder tokenizer`")
     training.add_arguments(parser)
@@ -34,9 +35,9 @@ def main(args: argparse.Namespace) -> None:
     options = training.of(args)
     options.check()
     shape = size(args.size)
-    table(args.wiring, shape.layers)
-    if pattern(args.wiring.partition("@")[0]).timing_only:
+    if pattern(args.wiring).timing_only:
         raise UserError(f"--wiring {args.wiring} is for timing and no model to train; `ladder bench` takes it")
+    rows = table(args.wiring, shape.layers, check_tp(args.wiring, args.tp))
     if options.sequence > shape.positions:
         raise UserError(f"--sequence {options.sequence} is longer than the {shape.positions} positions of {args.size}")
 
@@ -52,14 +53,17 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from ladder.model import LadderConfig, LadderForCausalLM
+    from ladder.parallel.slicing import check_degree
     from ladder.train import ranks
     from ladder.train.run import carry_out
 
+    config = shape.config(vocab_size=shards.vocab_size, **special)
+    check_degree(LadderConfig(**config), args.tp or 1, ends_apart(rows))
     with ranks.start(options) as these:
         torch.manual_seed(options.seed)  # the same initial weights for every wiring of a size
-        config = shape.config(vocab_size=shards.vocab_size, **special)
-        model = LadderForCausalLM(LadderConfig(**config, wiring=args.wiring))
-        what = {"model": args.size, "wiring": args.wiring, "variant": "pretrained", "seed": options.seed}
+        model = LadderForCausalLM(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp))
+        what = {"model": args.size, "wiring": args.wiring, "tp": args.tp}
+        what |= {"variant": "pretrained", "seed": options.seed}
         carry_out(
             args,
             "pretrain",

@@ -48,6 +48,17 @@ def test_adapt(checkpoint, data, tmp_path):
     assert files.read_json(tmp_path / "model/ladder.json")["variant"] == "adapted"
 
 
+def test_the_tensor_parallel_degree_stays(data, tmp_path):
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LadderConfig(vocab_size=300, tie_word_embeddings=True, wiring="spd", tensor_parallel_size=2, **shape)
+    info = {"model": "toy", "wiring": "spd", "tp": 2, "variant": "converted", "seed": 3}
+    save(LadderForCausalLM(config), data / "tokenizer", tmp_path / "spd", info)
+    assert cli.main(words(tmp_path / "spd", data, tmp_path)) == 0
+    assert all(row["tp"] == 2 for row in records.read(tmp_path / "record.json")["rows"])
+    assert files.read_json(tmp_path / "model/ladder.json")["tp"] == 2
+    assert load(tmp_path / "model")[0].config.tensor_parallel_size == 2
+
+
 def conversations() -> list[list[dict]]:
     said = [("one two", "three four five"), ("six", "seven eight"), ("nine ten eleven", "twelve")]
     return [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in said]

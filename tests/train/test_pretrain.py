@@ -13,6 +13,7 @@ import torch
 
 from ladder import cli, files, records
 from ladder.model import load
+from ladder.wiring import table
 
 SMALL = "--size tiny --sequence 16 --batch 2 --warmup 2 --validation-windows 4 --device cpu"
 
@@ -71,15 +72,24 @@ def test_work_is_left_empty(trained):
     assert [path.name for path in (trained / "work").iterdir()] == [".lock"]
 
 
-def test_wirings_share_initial_weights_and_data(data, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("wiring", ["standard", "spd --tp 2", "fal"])
+def test_wirings_share_initial_weights_and_data(data, trained, tmp_path, monkeypatch, wiring):
     """The first loss of another wiring differs only by the wiring."""
-    from ladder.model.modeling import LadderModel
+    from ladder.model.modeling import LadderConfig
 
-    rewire = LadderModel.set_wiring
     with monkeypatch.context() as patch:
-        patch.setattr(LadderModel, "set_wiring", lambda self, wiring: rewire(self, "ladder"))
-        assert cli.main(words(data, tmp_path, "--wiring standard --steps 4 --evaluate-every 2")) == 0
-    assert numbers(tmp_path)["curve"] == numbers(trained)["curve"]
+        patch.setattr(LadderConfig, "rows", lambda self: table("ladder", self.num_hidden_layers))
+        assert cli.main(words(data, tmp_path, f"--wiring {wiring} --steps 2")) == 0
+    assert numbers(tmp_path)["curve"][0] == pytest.approx(numbers(trained)["curve"][0], abs=1e-5)
+
+
+def test_a_wiring_of_two_ranks(data, tmp_path):
+    """Record, card and configuration know the tensor-parallel degree that the weights belong to."""
+    assert cli.main(words(data, tmp_path, "--wiring desync-2x --tp 2 --steps 2")) == 0
+    assert all(row["tp"] == 2 for row in records.read(tmp_path / "record.json")["rows"])
+    card = files.read_json(tmp_path / "model/ladder.json")
+    assert (card["wiring"], card["tp"]) == ("desync-2x", 2)
+    assert load(tmp_path / "model")[0].config.tensor_parallel_size == 2
 
 
 def test_kill_9_and_again(data, tmp_path):
@@ -124,6 +134,9 @@ def test_killed_before_the_record_was_written(data, trained, tmp_path, monkeypat
         ("--wiring lader", "unknown wiring 'lader'; known: "),
         ("--wiring ladder@4-12", "layer 12 in '4-12' is outside the model"),
         ("--wiring upper_bound", "--wiring upper_bound is for timing"),
+        ("--wiring spd", "wiring 'spd' lets a rank read its own un-reduced share"),
+        ("--tp 2", "wiring 'ladder' is the same function at every tensor-parallel degree; drop --tp"),
+        ("--wiring spd --tp 3", "tensor-parallel degree 3 does not divide the model's num_attention_heads (4)"),
         ("--sequence 513", "--sequence 513 is longer than the 512 positions of tiny"),
         ("--batch 5 --micro-batch 2", "--batch 5 is not a multiple of 2"),
         ("--batch 100000", "sequences are fewer than one batch of 100000"),

@@ -43,7 +43,7 @@ print(PLAN.summary(), file=sys.stderr)
 
 
 wildcard_constraints:
-    name="[A-Za-z0-9_.@,-]+",
+    name="[A-Za-z0-9_.@,+-]+",
 
 
 def of(stage, key):

@@ -18,14 +18,13 @@ rule pretrain:
     params:
         run=RUN,
         launch=of("pretrain", "launch"),
-        size=of("pretrain", "size"),
+        model=of("pretrain", "model"),
         row=of("pretrain", "row"),
-        wiring=of("pretrain", "wiring"),
         flags=of("pretrain", "flags"),
         tokens=subpath(input.tokens, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         work=f"{R}/work/pretrain-{{name}}",
     shell:
-        "{params.launch} pretrain --size {params.size} --wiring {params.wiring} {params.flags} "
+        "{params.launch} pretrain {params.model} {params.flags} "
         "--tokens {params.tokens} --tokenizer {params.tokenizer} --work {params.work} "
         "--out {output.model} --run {params.run} --record {output.record} 2> {log}"
