@@ -44,9 +44,11 @@ class Job:
             records.write(self.record, rows, provenance, **extra)
             artifacts = (self.record, *artifacts)
         for r in rows:
-            parts = (r.get("task"), r.get("phase"), r["metric"])
-            key = "/".join(str(part) for part in parts if part)
-            self.tracking.log(0, {"".join(c if c.isalnum() or c in "_-./ " else "_" for c in key): r["value"]})
+            # What the rows of one run differ in, so that none replaces another; a scan over layers becomes a curve.
+            differ = {key: r.get(key) for key in ("wiring", "task", "phase", "rho") if key not in self.what}
+            parts = [f"rho {part}" if key == "rho" else str(part) for key, part in differ.items() if part is not None]
+            key = "".join(c if c.isalnum() or c in "_-./ " else "_" for c in "/".join([*parts, r["metric"]]))
+            self.tracking.log(r.get("converted") or 0, {key: r["value"]})
         for path in artifacts:
             if path is not None and Path(path).exists():
                 self.tracking.artifact(path)

@@ -139,7 +139,8 @@ FAMILIES = (
         0,
         1,
         lambda k: Pattern(
-            delayed(k), f"each all-reduce has {k} modules to run behind, which read the rank's own share meanwhile"
+            delayed(k),
+            f"each all-reduce may take {k} more modules' time; until it lands they read the rank's own share",
         ),
     ),
     (

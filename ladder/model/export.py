@@ -198,7 +198,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # this directory, or the name under which it is published
 model = AutoModelForCausalLM.from_pretrained(folder{how})
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder{how})
 ```
 
 {why}

@@ -137,6 +137,7 @@ class Tape:
             else:
                 under_way.append((n, self.all_reduce(of_stream)))
                 held = None
+            self.leaf[n] = self.given[n] = self.inner[n] = self.partial[n] = None  # their memory is free again
         for _, handle in under_way:
             stream = stream + handle.wait()
         self._sum_replicated(gradients)

@@ -8,7 +8,7 @@ from ladder.evaluate.sensitivity import FREE
 from ladder.report.cells import Cell, Column, Table, interval, missing, over_seeds, words
 from ladder.report.drawing import empty_panel, end_labels, tidy
 from ladder.report.frames import Frames, select
-from ladder.report.style import INK, listing, look, loss_text, order, signed_loss
+from ladder.report.style import INK, listing, look, loss_text, order, signed_loss, signed_nats
 from ladder.report.svg import Figure, Panel
 
 NOTHING = "This run scanned no model."
@@ -68,7 +68,7 @@ def sensitivity(frames: Frames) -> Table:
         cells.append(over_seeds(scan.metric("free_layers"), lambda n: f"{n:g}", ""))
         cells.append(cell(scan.metric("perplexity", converted=0), loss_text, "not recorded"))
         changes = (scan.metric("loss_change", converted=n) for n in range(1, deepest + 1))
-        rows.append([*cells, *(cell(change, signed_loss, "the model has fewer layers") for change in changes)])
+        rows.append([*cells, *(cell(change, signed_nats, "the model has fewer layers") for change in changes)])
     if not found:
         rows.append([words("any"), *(missing("this run scanned no model") for _ in columns[1:])])
     limit = f"Free: the loss rises by at most {FREE:g} nats, or two standard errors if that is more, up to here."

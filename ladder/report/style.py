@@ -112,5 +112,10 @@ def signed_loss(nats: float) -> str:
     return f"{nats:+.3f}".replace("-", "−")
 
 
+def signed_nats(nats: float) -> str:
+    """For changes of a thousandth and less."""
+    return f"{nats:+.4f}".replace("-", "−")
+
+
 def percent_text(value_: float) -> str:
     return f"{value_:.2f}"
