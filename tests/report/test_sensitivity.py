@@ -25,14 +25,14 @@ def test_the_table_has_every_point_and_what_is_free(scanned):
     ladder = table.rows[1]
     assert ladder[2].text == "3"
     assert ladder[3].text.startswith("221.4")
-    assert ladder[4].text == "+0.001 [−0.003, +0.005]"
+    assert ladder[4].text == "+0.0009 [−0.0031, +0.0049]"
     assert "3 for ladder" in table.caption
     assert "10 layers of tiny" in table.caption
 
 
 def test_seeds_are_averaged(scanned):
     row = sensitivity(scanned(0, 1)).rows[1]
-    assert row[4].text == "+0.002 [+0.001, +0.003]"  # mean, lowest and highest
+    assert row[4].text == "+0.0019 [+0.0009, +0.0029]"  # mean, lowest and highest
     assert "mean of 2 seeds" in row[4].rows[-1]["note"]
 
 
