@@ -109,7 +109,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         for i, point in enumerate(bench.get(kind, [])):
             key = f"bench.{kind}[{i}]"
             yield from _attempt(f"{key}.size", size, point["size"])
-            yield from _degree(f"{key}.tp", point["tp"], point["size"])
+            yield from _degree(f"{key}.tp", point["tp"], point["size"], point.get("replicate_kv", False))
             for j, wiring in enumerate(bench["wirings"]):
                 layers = point.get("layers", size(point["size"]).layers)
                 yield from _attempt(f"bench.wirings[{j}]", table, wiring, layers, point["tp"])
@@ -163,9 +163,11 @@ def _batch(key: str, run: dict) -> Iterator[tuple[str, str]]:
         yield f"{key}.warmup", f"{run['warmup']} is more than the {run['steps']} steps"
 
 
-def _degree(key: str, tp: int, model: str) -> Iterator[tuple[str, str]]:
+def _degree(key: str, tp: int, model: str, replicate_kv: bool = False) -> Iterator[tuple[str, str]]:
     shape = size(model)
     for name in ("heads", "kv_heads", "intermediate"):
+        if name == "kv_heads" and replicate_kv and tp % shape.kv_heads == 0:
+            continue  # several ranks hold the same one
         if getattr(shape, name) % tp:
             yield key, f"{tp} does not divide the {name} ({getattr(shape, name)}) of {model}"
 

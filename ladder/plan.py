@@ -138,7 +138,8 @@ class Plan:
 
     def _bench(self) -> None:
         settings = self.config["bench"]
-        keys = ("size", "layers", "tp", "emulate", "rho", "batch", "prompt", "new_tokens", "prefills", "wirings")
+        keys = ("size", "layers", "tp", "replicate_kv", "emulate", "rho", "batch", "prompt", "new_tokens", "prefills")
+        keys += ("wirings",)
         for kind in ("emulated", "ranks"):
             for point in settings.get(kind, []):
                 name = f"{point['size']}-tp{point['tp']}-b{point['batch']}-p{point['prompt']}-{kind}"

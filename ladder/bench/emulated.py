@@ -40,10 +40,15 @@ class Point:
     new_tokens: int
     wirings: list[str]
     seed: int = 0
+    replicate_kv: bool = False
 
     @property
     def checked_steps(self) -> int:
         return min(CHECKED_STEPS, self.new_tokens)
+
+    def shard(self, rank: int, weight, copy: bool = True, config: LadderConfig | None = None) -> LadderForCausalLM:
+        """Rank ``rank``'s part of the model (or of one of another ``config``)."""
+        return build(config or self.config, rank, self.tp, weight, copy, replicate_kv=self.replicate_kv)
 
     def ids(self) -> torch.Tensor:
         generator = torch.Generator().manual_seed(self.seed)
@@ -70,7 +75,7 @@ def check_logits(point: Point) -> dict[str, float]:
         expected = logits(unsharded(whole, wiring, point.tp, ids, point.prompt), point.checked_steps)
 
         def rank_difference(rank, all_reduce, wiring=wiring, expected=expected):
-            part = build(point.config, rank, point.tp, lambda name, _: full[name], copy=False)
+            part = point.shard(rank, lambda name, _: full[name], copy=False)
             decoder = Decoder(part, wiring, point.tp, ids, point.prompt, all_reduce)
             return difference(logits(decoder, point.checked_steps), expected, decoder.rows, rank, point.tp)
 
@@ -85,7 +90,7 @@ class Bench:
 
     def __init__(self, point: Point):
         self.point = point
-        self.model = build(point.config, 0, point.tp, random_weight(point.seed))
+        self.model = point.shard(0, random_weight(point.seed))
         self.layers = point.config.num_hidden_layers
 
     def decoders(self, all_reduce) -> dict[str, Decoder]:

@@ -68,7 +68,7 @@ def _rank(local_rank: int, point: Point, prefills: int, device: str, address: st
         all_reduce = ProcessGroup(mesh.get_group()).all_reduce
         differences, layers = check_logits(point, rank, all_reduce, device)
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        model = build(point.config, rank, point.tp, random_weight(point.seed, device, dtype))
+        model = point.shard(rank, random_weight(point.seed, device, dtype))
         ids = point.ids().to(device)
         decoders = {w: Decoder(model, w, point.tp, ids, point.prompt, all_reduce) for w in point.wirings}
         counts = {}
@@ -110,7 +110,7 @@ def check_logits(point: Point, rank: int, all_reduce, device: str) -> tuple[dict
         whole = build(config, 0, 1, weight)
         expected = {w: logits(unsharded(whole, w, point.tp, ids, point.prompt), point.checked_steps) for w in wirings}
         del whole  # before the shard takes its place
-    part = build(config, rank, point.tp, weight)
+    part = point.shard(rank, weight, config=config)
     differences = {}
     for wiring in wirings:
         decoder = Decoder(part, wiring, point.tp, ids, point.prompt, all_reduce)

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", required=True, help="row of the table of sizes")
     parser.add_argument("--layers", type=int, help="time this many of the model's layers")
     parser.add_argument("--tp", type=int, required=True, help="tensor-parallel degree")
+    parser.add_argument(
+        "--replicate-kv", action="store_true", help="with more ranks than KV heads, several ranks hold the same one"
+    )
     parser.add_argument("--emulate", action="store_true", help="one rank with an emulated link, instead of real ranks")
     parser.add_argument("--rho", type=float, nargs="+", default=[0.4, 0.8], help="all-reduce time / mean module time")
     parser.add_argument("--batch", type=int, default=1)
@@ -45,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     from ladder.model.modeling import LadderConfig
     from ladder.model.sizes import size
     from ladder.parallel.slicing import check_degree
-    from ladder.wiring import table
+    from ladder.wiring import pattern, table, tied
 
     shape = size(args.size)
     layers = args.layers or shape.layers
@@ -53,14 +56,24 @@ def main(args: argparse.Namespace) -> None:
     # The norm of the first attention is there if any wiring reads it; the other weights serve all wirings.
     signals = [w for w in args.wirings if any(row.signal for row in table(w, layers, args.tp))]
     config = LadderConfig(**shape.config(**changes), wiring=(signals or ["standard"])[0])
-    check_degree(config, args.tp)
+    try:
+        check_degree(config, args.tp, replicate_kv=args.replicate_kv)
+    except UserError as error:
+        raise UserError(str(error).replace("replicate_kv=True", "--replicate-kv")) from None
     if min(args.batch, args.prompt, args.layers or 1) < 1 or args.new_tokens < 2 or args.prefills < 1:
         raise UserError("--batch, --prompt, --layers and --prefills must be at least 1, --new-tokens at least 2")
     if args.emulate and args.device != "cpu":
         raise UserError("--emulate times a CPU rank only; leave out --device cuda, or leave out --emulate")
     if args.emulate and (any(rho <= 0 for rho in args.rho)):
         raise UserError(f"--rho {args.rho}: a ratio of times must be above 0")
-    point = emulated.Point(config, args.tp, args.batch, args.prompt, args.new_tokens, args.wirings, args.seed)
+    shared = args.tp > config.num_key_value_heads
+    if shared and (own := [w for w in args.wirings if tied(w) and not pattern(w).timing_only]):
+        raise UserError(
+            f"--wirings {own[0]}: with several ranks on one KV head there is no whole model to check its logits "
+            f"against; leave it out, or use --tp {config.num_key_value_heads} at most"
+        )
+    sizes = (args.tp, args.batch, args.prompt, args.new_tokens)
+    point = emulated.Point(config, *sizes, args.wirings, args.seed, args.replicate_kv)
     name = f"{args.size}-tp{args.tp}-b{args.batch}-{'emulated' if args.emulate else args.device}"
     if int(os.environ.get("RANK", 0)) > 0:
         ranks.measure(point, args.prefills, args.device)

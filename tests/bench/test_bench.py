@@ -157,6 +157,8 @@ def test_one_rank_end_to_end(tmp_path, monkeypatch):
         ("--size tiny --tp 3", "tensor-parallel degree 3 does not divide the model's num_attention_heads (4)"),
         ("--size tiny --tp 2 --wirings standard laddr upper_bound", "unknown wiring 'laddr'"),
         ("--size tiny --tp 2 --emulate --rho 0", "must be above 0"),
+        ("--size llama-3.2-1b --tp 16", "num_key_value_heads (8); --replicate-kv gives several ranks the same one"),
+        ("--size llama-3.2-1b --tp 16 --replicate-kv --wirings standard spd", "--wirings spd: with several ranks on"),
         ("--size tiny --tp 2 --device cuda", "needs as many GPUs"),
         ("--size tiny --tp 2 --emulate --wirings standard ladder", "needs the wirings 'standard' and 'upper_bound'"),
     ],

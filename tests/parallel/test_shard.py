@@ -12,6 +12,7 @@ from ladder.bench.decoder import (
     random_weight,
     unsharded,
 )
+from ladder.bench.emulated import Point, check_logits
 from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
@@ -38,6 +39,13 @@ def test_ranks_equal_the_unsharded_model(wiring, tp):
         return difference(logits(decoder, STEPS), expected, decoder.rows, rank, tp)
 
     assert max(ThreadedRanks(tp).run(work)) < 1e-5
+
+
+def test_ranks_that_share_key_value_heads():
+    """Four ranks, two KV heads, static caches."""
+    config = LadderConfig(**SHAPE | {"num_key_value_heads": 2})
+    point = Point(config, 4, 2, PROMPT, STEPS, ["standard", "ladder"], replicate_kv=True)
+    assert max(check_logits(point).values()) < 1e-5
 
 
 def test_a_failing_rank_stops_the_others():
