@@ -19,9 +19,8 @@ from ladder.bench.decoder import (
 from ladder.bench.schedule import length, schedule
 from ladder.bench.statistics import estimate, hidden, matters
 from ladder.errors import UserError
-from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.modeling import LadderConfig, LadderForCausalLM, build
 from ladder.parallel.communicators import EmulatedLink, ThreadedRanks
-from ladder.parallel.shard import build
 from ladder.records import cores
 from ladder.wiring import pattern, table, trace
 

@@ -19,8 +19,8 @@ from ladder.bench.decoder import (
 )
 from ladder.bench.emulated import TOLERANCE, Point, compare, throughput
 from ladder.errors import UserError
+from ladder.model.modeling import build
 from ladder.parallel.communicators import ProcessGroup, precise_sleep
-from ladder.parallel.shard import build
 from ladder.wiring import pattern
 
 

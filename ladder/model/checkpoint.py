@@ -152,7 +152,8 @@ def load(folder: str | Path, dtype: str = "auto", mesh=None, **choices: bool):
 def _shard(folder: Path, config, dtype: str, mesh, choices: dict[str, bool]):
     import torch
 
-    from ladder.parallel.shard import build, connect
+    from ladder.model.modeling import build
+    from ladder.parallel.shard import connect
 
     weight = slices(folder, None if dtype == "auto" else getattr(torch, dtype))
     model = build(config, mesh.get_local_rank(), mesh.size(), weight, copy=False, **choices)

@@ -1,16 +1,12 @@
 """Copy large files, each byte read once: its digest is taken, and compared, on the way."""
 
 import hashlib
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ladder.errors import UserError
 from ladder.files import sha256
-from ladder.train.progress import SECONDS
+from ladder.progress import Progress
 
 CHUNK = 4 << 20  # bytes in memory
 
@@ -29,20 +25,17 @@ class Copier:
 
     def __init__(self, folder: Path, total: int, known: dict[str, str]):
         self.folder, self.known, self.digests = folder, known, {}
-        self._total, self._done = total, 0
-        self._began = self._said = time.monotonic()
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True) if terminal else None
+        self._progress = Progress(total, "B")
         self._hashing = ThreadPoolExecutor(1)
         self._buffer = memoryview(bytearray(CHUNK))
 
     def __enter__(self) -> "Copier":
+        self._progress.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *failure) -> None:
         self._hashing.shutdown()
-        if self._bar is not None:
-            self._bar.close()
+        self._progress.__exit__(*failure)
 
     def copy(self, source: Path, name: str) -> None:
         """The whole of ``source``, as ``folder / name``."""
@@ -74,15 +67,9 @@ class Copier:
         self.digests[name] = digest.hexdigest()
 
     def _advance(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(count)
-        elif now - self._said >= SECONDS:
-            rate = self._done / (now - self._began)
-            left, self._said = max(0, self._total - self._done) / rate, now
-            sizes = f"{self._done / 1e9:.1f} of {self._total / 1e9:.1f} GB"
-            print(f"copied {sizes}, {rate / 1e6:,.0f} MB/s, {left:,.0f} s left", file=sys.stderr, flush=True)
+        progress = self._progress
+        sizes = f"{(progress.done + count) / 1e9:.1f} of {progress.total / 1e9:.1f} GB"
+        progress.advance(count, f"copied {sizes}, {progress.rate / 1e6:,.0f} MB/s")
 
 
 def _write_all(file, data: bytes | memoryview) -> None:

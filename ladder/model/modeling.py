@@ -28,6 +28,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ladder.parallel import virtual
 from ladder.parallel.communicators import Solo
+from ladder.parallel.shard import shard
 from ladder.parallel.slicing import check_degree
 from ladder.wiring import Module, Row, check_tp, ends_apart, run, table
 
@@ -172,6 +173,22 @@ class LadderForCausalLM(LlamaForCausalLM):
         # Where streams end apart, each rank's feeds its own part of the vocabulary.
         self.lm_head = virtual.Colwise(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+
+def build(config: LadderConfig, rank: int, size: int, weight, copy: bool = True, **choices: bool) -> LadderForCausalLM:
+    """Rank ``rank``'s shard of ``size``, in evaluation mode, of a model that never exists as a whole.
+
+    weight, copy and choices as for :func:`ladder.parallel.shard.shard`.
+    """
+    with torch.device("meta"):
+        model = LadderForCausalLM(config)
+    shard(model, rank, size, weight, copy, **choices)
+    norm = model.model.norm.weight
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(
+        norm.device
+    )  # its buffers are computed, not loaded
+    config.dtype = norm.dtype
+    return model.eval()
 
 
 AutoConfig.register("ladder", LadderConfig, exist_ok=True)

@@ -7,7 +7,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from ladder.errors import UserError
-from ladder.model.modeling import LadderForCausalLM
 from ladder.parallel import slicing
 from ladder.parallel.backward import Backward
 from ladder.parallel.communicators import ProcessGroup
@@ -32,22 +31,6 @@ def parallelize(
         raise UserError(f"tensor parallelism needs a 1-D mesh, got {mesh.ndim} dimensions; pass one of its sub-meshes")
     shard(model, mesh.get_local_rank(), mesh.size(), split_vocabulary=split_vocabulary, replicate_kv=replicate_kv)
     return connect(model, mesh, split_vocabulary)
-
-
-def build(config, rank: int, size: int, weight, copy: bool = True, **choices: bool):
-    """Rank ``rank``'s shard of ``size``, in evaluation mode, of a model that never exists as a whole.
-
-    weight, copy and choices as for :func:`shard`.
-    """
-    with torch.device("meta"):
-        model = LadderForCausalLM(config)
-    shard(model, rank, size, weight, copy, **choices)
-    norm = model.model.norm.weight
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(
-        norm.device
-    )  # its buffers are computed, not loaded
-    config.dtype = norm.dtype
-    return model.eval()
 
 
 def shard(

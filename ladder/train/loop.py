@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
 
 from ladder.errors import UserError
+from ladder.progress import Progress
 from ladder.train.batches import IGNORE, evenly, rows_of_step
 from ladder.train.options import Options
-from ladder.train.progress import Progress
 from ladder.train.ranks import Ranks
 from ladder.train.state import Checkpoints, State
 
@@ -52,7 +52,7 @@ def train(
     saved = state.step
     model.train()
 
-    with Progress(state.step, options.steps, ranks.first) as progress, Terminate() as terminate:
+    with Progress(options.steps, "step", state.step, ranks.first) as progress, Terminate() as terminate:
 
         def evaluate(step: int) -> None:
             loss, stderr, n = validate(model, validation, options, ranks)
@@ -92,7 +92,9 @@ def train(
                 "lr": rate,
                 "tokens_per_second": per_step / (time.perf_counter() - began),
             }
-            progress.step(point)
+            speed = f"{point['tokens_per_second']:,.0f} tokens/s"
+            line = f"step {step}/{options.steps}: loss {point['loss']:.4f}, {speed}"
+            progress.advance(1, line, f"loss {point['loss']:.3f}, {speed}")
             if step % every == 0 or step == options.steps:
                 state.training.append(point)
                 if tracking:

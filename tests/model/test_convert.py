@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from ladder import progress
 from ladder.cli import main
 from ladder.files import read_json, sha256, write_json
 from ladder.model import copying
@@ -160,6 +161,7 @@ KILLED = """
 import os, signal, sys
 sys.argv = ["ladder"]
 from ladder.cli import main
+from ladder import progress
 from ladder.model import copying
 
 copying.CHUNK = 1 << 14
@@ -168,7 +170,7 @@ copied = 0
 def kill(self, count):
     global copied
     copied += count
-    if copied > self._total / 2:
+    if copied > self._progress.total / 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 copying.Copier._advance = kill
@@ -189,7 +191,7 @@ def test_killed_while_copying_leaves_nothing_under_the_name(llama, tmp_path):
 
 def test_the_command(llama, tmp_path, capsys, monkeypatch):
     """Twice over the same name; a long copy says how far it is."""
-    monkeypatch.setattr(copying, "SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     out, record = tmp_path / "out", tmp_path / "r.json"
     words = ["convert", str(llama()), str(out), "--wiring", "spd@1-2", "--tp", "2", "--model", "tiny"]
     for _ in range(2):

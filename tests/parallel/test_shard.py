@@ -14,10 +14,10 @@ from ladder.bench.decoder import (
 )
 from ladder.bench.emulated import Point, check_logits
 from ladder.errors import UserError
-from ladder.model.modeling import LadderConfig
+from ladder.model.modeling import LadderConfig, build
 from ladder.model.sizes import size
 from ladder.parallel.communicators import EmulatedLink, ThreadedRanks
-from ladder.parallel.shard import build, check_tied
+from ladder.parallel.shard import check_tied
 from ladder.parallel.slicing import check_degree, part
 
 SHAPE = size("tiny").config(num_hidden_layers=4, vocab_size=64, attention_bias=True)
