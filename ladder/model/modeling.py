@@ -184,9 +184,8 @@ def build(config: LadderConfig, rank: int, size: int, weight, copy: bool = True,
         model = LadderForCausalLM(config)
     shard(model, rank, size, weight, copy, **choices)
     norm = model.model.norm.weight
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(
-        norm.device
-    )  # its buffers are computed, not loaded
+    rotary = type(model.model.rotary_emb)(config)  # its buffers are computed, not loaded
+    model.model.rotary_emb = rotary.to(norm.device)
     config.dtype = norm.dtype
     return model.eval()
 

@@ -161,7 +161,6 @@ KILLED = """
 import os, signal, sys
 sys.argv = ["ladder"]
 from ladder.cli import main
-from ladder import progress
 from ladder.model import copying
 
 copying.CHUNK = 1 << 14
