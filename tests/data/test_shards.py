@@ -51,7 +51,7 @@ def test_the_manifest_describes_the_shards(corpus, tokenizer, tokens):
         assert (tokens / shard["file"]).stat().st_size == 2 * shard["tokens"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_reads_cross_the_borders_of_shards(tokens, data):
     shards = TokenShards(tokens, "train", verify=False)
@@ -72,7 +72,7 @@ def test_reads_beyond_the_end_are_refused(tokens):
             shards.read(start, length)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(0, 25), min_size=1, max_size=12),
     shard=st.integers(1, 20),

@@ -77,7 +77,7 @@ def test_pairing_sees_what_independent_intervals_would_not():
     assert found["p"] < 0.001
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
 def test_swapping_the_two_turns_the_sign(pairs):
     a, b = (record("acc", [float(pair[n]) for pair in pairs]) for n in (0, 1))
