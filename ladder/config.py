@@ -8,7 +8,7 @@ from pathlib import Path
 from ladder.errors import UserError
 from ladder.evaluate.sensitivity import scannable
 from ladder.model.sizes import size
-from ladder.wiring import pattern, table, tied
+from ladder.wiring import check_model, table, tied
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yaml"
 
@@ -124,7 +124,7 @@ def _attempt(key: str, call, *args) -> Iterator[tuple[str, str]]:
 
 def _wiring(key: str, wiring: str, model: str, section: str, settings: dict) -> Iterator[tuple[str, str]]:
     """What is wrong with a wiring that a section wants of a model computed, and with the section's ``tp`` for it."""
-    yield from _attempt(key, trainable, wiring)
+    yield from _attempt(key, check_model, wiring)
     if not tied(wiring):
         yield from _attempt(key, table, wiring, size(model).layers)
     elif "tp" not in settings:
@@ -132,12 +132,6 @@ def _wiring(key: str, wiring: str, model: str, section: str, settings: dict) -> 
     else:
         yield from _attempt(key, table, wiring, size(model).layers, settings["tp"])
         yield from _degree(f"{section}.tp", settings["tp"], model)
-
-
-def trainable(wiring: str) -> None:
-    """Refuse an unknown wiring and one that no trained model computes."""
-    if pattern(wiring).timing_only:
-        raise UserError(f"wiring {wiring!r} is for timing only; it cannot be trained")
 
 
 def _source(key: str, source: dict) -> Iterator[tuple[str, str]]:

@@ -173,6 +173,13 @@ def tied(wiring: str) -> bool:
     return any(row.own for layer in range(2) for row in pattern(wiring).at(Place(layer, 2, layer, 1 - layer, 2)))
 
 
+def check_model(wiring: str) -> None:
+    """Refuse a wiring that is unknown, or that no trained model computes."""
+    name = wiring.partition("@")[0]
+    if pattern(name).timing_only:
+        raise UserError(f"wiring {name!r} is for timing only: no model computes it; `ladder bench` takes it")
+
+
 def check_tp(wiring: str, tp: int | None) -> int | None:
     """``tp`` if the wiring needs one and it is given, or needs none and it is not. Raises UserError otherwise."""
     name = wiring.partition("@")[0]

@@ -53,7 +53,7 @@ WRONG = [
     (("pretrain", "lr"), "3e-4", "pretrain.lr: '3e-4' is not of type 'number'"),
     (("pretrain", "runs", 1, "wiring"), "laddr", "pretrain.runs[1].wiring: unknown wiring 'laddr'; known: desync"),
     (("pretrain", "runs", 1, "wiring"), "ladder@8-10", "layer 10 in '8-10' is outside the model"),
-    (("pretrain", "runs", 1, "wiring"), "upper_bound", "for timing only; it cannot be trained"),
+    (("pretrain", "runs", 1, "wiring"), "upper_bound", "is for timing only: no model computes it"),
     (("pretrain", "runs", 0, "size"), "tinny", "pretrain.runs[0].size: unknown size 'tinny'"),
     (("pretrain", "warmup"), 1000, "pretrain.runs[0].warmup: 1000 is more than the 120 steps"),
     (("pretrain", "micro_batch"), 3, "2 is not a multiple of micro_batch x gpus (3)"),

@@ -29,7 +29,7 @@ from ladder.evaluate.metrics import standard_error
 from ladder.files import read_json, sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.wiring import check_tp, ends_apart, pattern, table, tied
+from ladder.wiring import check_model, check_tp, ends_apart, table, tied
 
 FREE = 0.01  # nats: smaller changes of the loss do not matter
 READ = 16  # times the tokens that are needed are read of a text, so that windows come from many documents
@@ -112,8 +112,7 @@ def check_wirings(wirings: list[str], tp: int | None) -> dict[str, int | None]:
 
 def scannable(wiring: str) -> None:
     """Refuse what is not a whole model's wiring to convert to."""
-    if pattern(wiring).timing_only:
-        raise UserError(f"wiring {wiring!r} is for timing only: no model computes it at more than one rank")
+    check_model(wiring)
     if "@" in wiring:
         raise UserError(f"wiring {wiring!r} names layers, but the scan chooses them; give {wiring.partition('@')[0]!r}")
     if wiring == "standard":

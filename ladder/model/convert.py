@@ -23,7 +23,7 @@ from ladder.job import job
 from ladder.model.checkpoint import CARD, CARRIED, card, carried, rewired, seal, verify
 from ladder.model.copying import Copier
 from ladder.model.weights import Tensor, check_weights, copy_weights, has_signal, total_size, weight_files
-from ladder.wiring import check_tp, ends_apart, parse_layers, pattern, table
+from ladder.wiring import check_model, check_tp, ends_apart, parse_layers, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,9 +93,7 @@ def check(source: Path, wiring: str, tp: int | None = None) -> dict:
     info = card(source)
     config = read_json(source / "config.json")
     check_architecture(source, config)
-    name = wiring.partition("@")[0]
-    if pattern(name).timing_only:
-        raise UserError(f"wiring {name!r} is for timing only: no model computes it at more than one rank")
+    check_model(wiring)
     check_tp(wiring, tp)
     check_weights(source, config)
     rows = table(wiring, config["num_hidden_layers"], tp)

@@ -3,7 +3,8 @@
 Forward, a sum over ranks lands in the stream after ``lag`` more modules have read it. Backward, a module's input
 gradient is a sum over ranks too (each rank has back-propagated through its own slices), and it is needed only by the
 modules whose outputs this module has read. So in ladder the all-reduce of module n's input gradient runs behind the
-backward of module n - 1, which does not need it (the paper's "training 5-7 % faster", section 4.4).
+backward of module n - 1, which does not need it. (Training is reported to be 5-7 % faster with ladder, without a table;
+see reports/published/headline_claims.csv.)
 
 torch's engine would wait for that sum at once, where the stream forks. Here the loop is one autograd node which keeps
 the graph of each module, goes through them from the last to the first, and waits where the trace of the table says.
@@ -104,7 +105,8 @@ class Tape:
         stream = torch.zeros_like(last) if ends_apart(rows) else last
         if ends_apart(rows):
             under_way.append((end, self.all_reduce(last.clone())))
-        reads = {end: last}  # h_k by k, for the ranks' own shares
+        reads = {end: last}  # h_k by k, where ranks read their own shares
+        shares = any(row.own for row in rows)
         held = to_normed = of_signal = signal_handle = None
         for n in reversed(range(end)):
             row = rows[n]
@@ -120,7 +122,9 @@ class Tape:
                 output = output + row.own * sum(reads[k] for k in range(n + 1, until))
             of_inner = _grad(self.partial[n], self.inner[n], self.of_body[n], output, gradients)
             if row.shared_norm:  # goes through the norm together with the module before
-                to_normed, reads[n] = of_inner, torch.zeros_like(of_inner)
+                to_normed = of_inner
+                if shares:
+                    reads[n] = torch.zeros_like(of_inner)
                 continue
             of_inner = of_inner if to_normed is None else of_inner + to_normed
             to_normed = None
@@ -130,7 +134,8 @@ class Tape:
                 of_signal = others[0] if of_signal is None else of_signal + others[0]
                 if not any(row.signal for row in rows[:n]):
                     signal_handle = self.all_reduce(of_signal)
-            reads[n] = of_leaf
+            if shares:
+                reads[n] = of_leaf
             of_stream = of_leaf.clone() if held is None else held + of_leaf  # summed in place, while others read it
             if n and rows[n - 1].joint and seen[n] == seen[n - 1]:
                 held = of_stream  # the module before read the same stream: summed once for both, as forward

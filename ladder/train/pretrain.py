@@ -18,7 +18,7 @@ from ladder.errors import UserError
 from ladder.files import read_json, sha256
 from ladder.model.sizes import size
 from ladder.train import options as training
-from ladder.wiring import check_tp, ends_apart, pattern, table
+from ladder.wiring import check_model, check_tp, ends_apart, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +35,7 @@ def main(args: argparse.Namespace) -> None:
     options = training.of(args)
     options.check()
     shape = size(args.size)
-    if pattern(args.wiring).timing_only:
-        raise UserError(f"--wiring {args.wiring} is for timing and no model to train; `ladder bench` takes it")
+    check_model(args.wiring)
     rows = table(args.wiring, shape.layers, check_tp(args.wiring, args.tp))
     if options.sequence > shape.positions:
         raise UserError(f"--sequence {options.sequence} is longer than the {shape.positions} positions of {args.size}")

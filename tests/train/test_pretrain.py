@@ -133,7 +133,7 @@ def test_killed_before_the_record_was_written(data, trained, tmp_path, monkeypat
         ("--size huge", "unknown size 'huge'; known: "),
         ("--wiring lader", "unknown wiring 'lader'; known: "),
         ("--wiring ladder@4-12", "layer 12 in '4-12' is outside the model"),
-        ("--wiring upper_bound", "--wiring upper_bound is for timing"),
+        ("--wiring upper_bound", "wiring 'upper_bound' is for timing only: no model computes it"),
         ("--wiring spd", "wiring 'spd' lets a rank read its own un-reduced share"),
         ("--tp 2", "wiring 'ladder' is the same function at every tensor-parallel degree; drop --tp"),
         ("--wiring spd --tp 3", "tensor-parallel degree 3 does not divide the model's num_attention_heads (4)"),
