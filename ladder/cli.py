@@ -3,6 +3,7 @@
 import argparse
 import gc
 import importlib
+import os
 import sys
 
 from ladder.errors import UserError, known
@@ -23,13 +24,15 @@ COMMANDS = {
     "evaluate": ("ladder.evaluate.run", "evaluate checkpoints with lm-eval"),
     "sensitivity": ("ladder.evaluate.sensitivity", "find which layers are free to convert, for which wiring"),
     "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),
+    "bench link": ("ladder.bench.link", "measure latency and bandwidth of the link at hand"),
+    "bench network": ("ladder.bench.network", "hold the emulated link against a real slow network"),
     "report": ("ladder.report.build", "render tables, figures and claims from records"),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    lines = "\n".join(f"  {name:<11} {help_}" for name, (_, help_) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<14} {help_}" for name, (_, help_) in COMMANDS.items())
     top = argparse.ArgumentParser(
         prog="ladder",
         description="Communication-hiding transformers for tensor-parallel inference.",
@@ -38,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     top.add_argument("command", metavar="COMMAND")
     name = top.parse_args(argv[:1]).command
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    name = " ".join([name, *argv[1:words]])
+    # A rank that others wait for may be gone: the sentence about it must not drown in torch's C++ stack traces.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     gc.disable()  # until the work begins (ladder.job): it would search what is imported again and again
     try:
         if name not in COMMANDS:
@@ -47,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(parser)
-        module.main(parser.parse_args(argv[1:]))
+        module.main(parser.parse_args(argv[words:]))
     except UserError as error:
         print(f"ladder {name}: {error}" if name in COMMANDS else f"ladder: {error}", file=sys.stderr)
         return 1

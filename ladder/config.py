@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ladder.errors import UserError
 from ladder.evaluate.sensitivity import scannable
+from ladder.links import link
 from ladder.model.sizes import size
+from ladder.plan import listed
 from ladder.wiring import check_model, table, tied
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yaml"
@@ -107,12 +109,21 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
             yield "bench.wirings", f"{needed!r} is missing: speed-ups and hidden shares refer to it"
     for kind in ("emulated", "ranks"):
         for i, point in enumerate(bench.get(kind, [])):
-            key = f"bench.{kind}[{i}]"
-            yield from _attempt(f"{key}.size", size, point["size"])
-            yield from _degree(f"{key}.tp", point["tp"], point["size"], point.get("replicate_kv", False))
-            for j, wiring in enumerate(bench["wirings"]):
-                layers = point.get("layers", size(point["size"]).layers)
-                yield from _attempt(f"bench.wirings[{j}]", table, wiring, layers, point["tp"])
+            yield from _bench(f"bench.{kind}[{i}]", point, {**bench, **point}["wirings"])
+
+
+def _bench(key: str, point: dict, wirings: list[str]) -> Iterator[tuple[str, str]]:
+    for name in listed(point["size"]):
+        yield from _attempt(f"{key}.size", size, name)
+        for tp in listed(point["tp"]):
+            yield from _degree(f"{key}.tp", tp, name, point.get("replicate_kv", False))
+            for j, wiring in enumerate(wirings):
+                where = f"{key}.wirings[{j}]" if "wirings" in point else f"bench.wirings[{j}]"
+                yield from _attempt(where, table, wiring, point.get("layers", size(name).layers), tp)
+    for j, name in enumerate(point.get("link", [])):
+        yield from _attempt(f"{key}.link[{j}]", link, name)
+    if not point.get("rho") and not point.get("link") and key.startswith("bench.emulated") and point["tp"] != 1:
+        yield key, "an emulated link is set by 'rho' or by 'link': give one of them"
 
 
 def _attempt(key: str, call, *args) -> Iterator[tuple[str, str]]:

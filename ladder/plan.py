@@ -3,6 +3,8 @@
 import shlex
 from dataclasses import dataclass, field
 
+from ladder.bench import grid
+from ladder.errors import UserError
 from ladder.files import digest
 from ladder.model.sizes import row, size
 from ladder.wiring import tied
@@ -137,21 +139,31 @@ class Plan:
         }
 
     def _bench(self) -> None:
-        settings = self.config["bench"]
-        keys = ("size", "layers", "tp", "replicate_kv", "emulate", "rho", "batch", "prompt", "new_tokens", "prefills")
-        keys += ("wirings",)
+        """Jobs of one command each, which may time several points and writes a record for each of them."""
+        settings, device = self.config["bench"], self.config["device"]
         for kind in ("emulated", "ranks"):
-            for point in settings.get(kind, []):
-                name = f"{point['size']}-tp{point['tp']}-b{point['batch']}-p{point['prompt']}-{kind}"
-                point = {**point, "wirings": settings["wirings"], "emulate": kind == "emulated"}
-                on_gpu = self.config["device"] == "cuda" and not point["emulate"]
-                words = {key: point[key] for key in keys if key in point} | ({"device": "cuda"} if on_gpu else {})
-                many = point["tp"] > self.config.get("gpus_per_node", 8)  # on one node the command starts its own ranks
-                self.bench[name] = point | {
-                    "flags": flags(words),
-                    "launch": self._launcher(point["tp"] if many and on_gpu else 1),
-                    "gpus": point["tp"] if on_gpu else 0,
-                    "row": row(point["size"]),
+            for entry in settings.get(kind, []):
+                entry = {"wirings": settings["wirings"], "device": device, **entry, "emulate": kind == "emulated"}
+                entry.setdefault("dtype", "bf16" if device == "cuda" else "fp32")
+                shapes = {field: listed(entry[field]) for field in grid.Shape._fields}
+                ranks = max(shapes["tp"]) if kind == "ranks" else 1
+                on = {} if kind == "ranks" else {key: entry.get(key, []) for key in ("rho", "link")}
+                on["backend"] = entry.get("backend", "nccl" if device == "cuda" else "gloo")
+                found = grid.points(shapes, entry["emulate"], **on)
+                name = bench_name(shapes, kind, entry)
+                if name in self.bench:
+                    raise UserError(f"bench.{kind}: two entries would be called {name}; join them")
+                many = ranks > self.config.get("gpus_per_node", 8)  # on one node the command starts its own ranks
+                flagged = {k: v for k, v in entry.items() if k != "device" or v == "cuda"}
+                self.bench[name] = entry | {
+                    "flags": flags(flagged),
+                    "launch": self._launcher(ranks if many and device == "cuda" else 1),
+                    "gpus": ranks if device == "cuda" else 0,
+                    "row": [row(size) for size in shapes["size"]],
+                    "records": [
+                        f"{self.root}/bench/{name}/{grid.record(shape, what, entry['dtype'], entry.get('layers'))}"
+                        for shape, what in found
+                    ],
                 }
 
     def records(self) -> list[str]:
@@ -160,7 +172,7 @@ class Plan:
         made = [f"{self.root}/{stage}/{name}/record.json" for stage, jobs in stages.items() for name in jobs]
         made += [record for group in self.evaluate.values() for record in group["records"]]
         made += [f"{self.root}/sensitivity/{name}/record.json" for name in self.sensitivity]
-        made += [f"{self.root}/bench/{name}.json" for name in self.bench]
+        made += [record for job in self.bench.values() for record in job["records"]]
         return [*made, *(f"{self.root}/{name}/record.json" for name in ("corpus", "tokenizer", "tokens"))]
 
     def _launcher(self, gpus: int) -> str:
@@ -188,12 +200,12 @@ class Plan:
             return run["steps"] * run["batch"] * run["sequence"] * per_token / (PEAK * MFU) / 3600
 
         checkpoints = sum(len(group["checkpoints"]) for group in self.evaluate.values())
-        ranks = [point["tp"] for point in self.bench.values() if not point["emulate"]]
+        points = sum(job["gpus"] * len(job["records"]) for job in self.bench.values())
         return {
             "pretrain": sum(map(train, self.pretrain.values())),
             "adapt": sum(map(train, self.adapt.values())),
             "evaluate": checkpoints * self.config["evaluate"].get("gpu_hours", 0.1),
-            "bench": sum(ranks) * self.config["bench"].get("gpu_hours", 0.2),
+            "bench": points * self.config["bench"].get("gpu_hours", 0.2),
         }
 
     def disk(self) -> dict[str, float]:
@@ -226,6 +238,19 @@ class Plan:
             parts = ", ".join(f"{stage} {value:,.0f}" for stage, value in hours.items())
             line += f"; about {sum(hours.values()):,.0f} H100 hours ({parts})"
         return line + f"; about {sum(self.disk().values()) / 1e9:,.1f} GB of disk"
+
+
+def bench_name(shapes: dict, kind: str, entry: dict) -> str:
+    """``paper-1b-8l-tp8-b1+4+16-p8-n12-fp32-emulated``"""
+    values = ["+".join(map(str, shapes[field])) for field in grid.Shape._fields]
+    parts = [prefix + value for prefix, value in zip(("", "tp", "b", "p", "n"), values, strict=True)]
+    if "layers" in entry:
+        parts[0] += f"-{entry['layers']}l"
+    return "-".join([*parts, *entry.get("compute", []), entry["dtype"], entry.get("backend", kind)])
+
+
+def listed(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def flags(settings: dict) -> str:

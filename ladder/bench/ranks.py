@@ -1,143 +1,183 @@
-"""Real tensor parallelism: one process a rank, over gloo (CPU) or NCCL (GPU)."""
+"""Real tensor parallelism: one process a rank, over gloo (CPU), NCCL or symmetric memory (GPU)."""
 
-import os
 import time
-from datetime import timedelta
+from functools import partial
+from itertools import chain
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
-from ladder.bench.decoder import (
-    Decoder,
-    difference,
-    expected_order,
-    logits,
-    order,
-    random_weight,
-    unsharded,
-)
-from ladder.bench.emulated import TOLERANCE, Point, compare, throughput
-from ladder.errors import UserError
+from ladder.bench.emulation import fixed_shapes, module_spans, span
+from ladder.bench.launch import hosts, meet, run_ranks
+from ladder.bench.plain import logits, random_weight
+from ladder.bench.point import TOLERANCE, Point, check_order, check_path, difference, refuse, unsharded
+from ladder.bench.rows import compare, throughput, what
+from ladder.bench.timing import Timer
+from ladder.errors import UserError, known
+from ladder.inference.engine import Engine
+from ladder.inference.fused import Fused
 from ladder.model.modeling import build
-from ladder.parallel.communicators import ProcessGroup, precise_sleep
-from ladder.wiring import pattern
+from ladder.parallel.communicators import ProcessGroup
+from ladder.parallel.symmetric import WAYS, SymmetricMemory
+from ladder.wiring import trace as events
+
+# name: (torch's backend of the process group, communicator of a group)
+BACKENDS = {"gloo": ("gloo", ProcessGroup), "nccl": ("nccl", ProcessGroup)}
+BACKENDS |= {how: ("nccl", partial(SymmetricMemory, how=how)) for how in WAYS}
+TRACED = 9  # decode steps, of which the median is the timeline
 
 
-def measure(point: Point, prefills: int, device: str) -> tuple[list[dict], dict]:
-    """(tidy rows, extra) of ``point`` over real ranks: starts them, unless torchrun has started this process as one."""
-    if device == "cuda" and torch.cuda.device_count() < int(os.environ.get("LOCAL_WORLD_SIZE", point.tp)):
-        raise UserError(f"tp {point.tp} on cuda needs as many GPUs; this machine has {torch.cuda.device_count()}")
-    if "WORLD_SIZE" in os.environ:
-        if int(os.environ["WORLD_SIZE"]) != point.tp:
-            raise UserError(f"torchrun started {os.environ['WORLD_SIZE']} ranks for tp {point.tp}; make them equal")
-        return _rank(int(os.environ["LOCAL_RANK"]), point, prefills, device, "env://", int(os.environ["RANK"]))
-    # CPU ranks are forked, which spares each the seconds of importing torch; CUDA does not survive a fork.
-    method = "spawn" if device == "cuda" else "fork"
-    results = torch.multiprocessing.get_context(method).SimpleQueue()
-    address = f"tcp://127.0.0.1:{_free_port()}"
-    arguments = (point, prefills, device, address, results)
-    torch.multiprocessing.start_processes(_started, args=arguments, nprocs=point.tp, start_method=method)
-    return results.get()
+def measure(
+    point: Point, prefills: int, device: str, backend: str | None = None, trace: bool = False
+) -> tuple[list[dict], dict] | None:
+    """(tidy rows, extra) of ``point`` over real ranks; None on ranks other than 0.
 
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def _started(rank: int, point: Point, prefills: int, device: str, address: str, results) -> None:
-    found = _rank(rank, point, prefills, device, address, rank)
-    if rank == 0:
-        results.put(found)
-
-
-def _rank(local_rank: int, point: Point, prefills: int, device: str, address: str, rank: int):
-    torch.set_num_threads(1)
-    precise_sleep()
-    backend = "nccl" if device == "cuda" else "gloo"
-    if device == "cuda":
-        torch.cuda.set_device(local_rank)
-    limits = {"timeout": timedelta(minutes=1)}  # a dead rank must not hold the others for half an hour
-    dist.init_process_group(backend, init_method=address, rank=rank, world_size=point.tp, **limits)
-    try:
-        mesh = init_device_mesh(device, (point.tp,))
-        all_reduce = ProcessGroup(mesh.get_group()).all_reduce
-        differences, layers = check_logits(point, rank, all_reduce, device)
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        model = point.shard(rank, random_weight(point.seed, device, dtype))
-        ids = point.ids().to(device)
-        decoders = {w: Decoder(model, w, point.tp, ids, point.prompt, all_reduce) for w in point.wirings}
-        counts = {}
-        for wiring, decoder in decoders.items():
-            decoder.prefill()
-            seen = order(decoder)
-            if seen != expected_order(decoder):
-                raise RuntimeError(f"{wiring}: all-reduces are not launched and waited for as its table says")
-            counts[wiring] = sum(kind == "launch" for kind, _ in seen)
-        samples = _time(decoders, point, prefills, device)
-    finally:
-        dist.destroy_process_group()
-    what = {"tp": point.tp, "batch": point.batch, "prompt": point.prompt, "new_tokens": point.new_tokens}
-    what |= {"backend": backend, "origin": "measured", "link": "loopback" if backend == "gloo" else "this machine's"}
-    rows = []
-    for wiring, count in counts.items():
-        if wiring in differences:
-            value = {"value": differences[wiring], "note": f"{layers} layers in fp32"}
-            rows.append({**what, "wiring": wiring, "metric": "logits_difference", "unit": "1", **value})
-        rows.append({**what, "wiring": wiring, "metric": "all_reduces", "value": count, "unit": "per step"})
-    for phase in ("prefill", "decode"):
-        rows += compare(samples[phase], None, what | {"phase": phase})
-    return rows + throughput(point, samples, what), {}
-
-
-def check_logits(point: Point, rank: int, all_reduce, device: str) -> tuple[dict[str, float], int]:
-    """(largest difference in logits from the unsharded model per wiring, layers compared), before anything is timed.
-
-    In fp32; on a GPU with two layers, so that the unsharded model of any size fits on one.
+    backend: one of ``BACKENDS``, by default gloo on the CPU and nccl on CUDA. trace: ``extra["timelines"]`` holds the
+    spans of a decode step of each wiring on every rank.
     """
-    config = point.config
-    if device == "cuda":
-        config = type(config)(**config.to_dict() | {"num_hidden_layers": min(2, config.num_hidden_layers)})
-    weight = random_weight(point.seed, device)
-    ids = point.ids()[:, : point.prompt + point.checked_steps].to(device)
-    wirings = [w for w in point.wirings if not pattern(w.partition("@")[0]).timing_only]
+    backend = backend or ("nccl" if device == "cuda" else "gloo")
+    if backend not in BACKENDS:
+        raise known("backend", backend, BACKENDS)
+    if device == "cpu" and backend != "gloo":
+        raise UserError(f"backend {backend} needs GPUs (--device cuda); on the CPU use gloo")
+    return run_ranks(rank_main, (point, prefills, backend, trace), point.tp, device, BACKENDS[backend][0])
+
+
+def rank_main(rank: int, local_rank: int, point: Point, prefills: int, backend: str, trace: bool):
+    """One rank's part of :func:`measure`."""
+    all_reduce = BACKENDS[backend][1](dist.group.WORLD).all_reduce
+    differences = check_logits(point, rank, all_reduce)
+    fused = Fused(point.shard(rank))
+    paths = check_path(point, fused, all_reduce)
+    counts = check_order(point, lambda wiring: point.engine(fused, wiring, all_reduce))
+    timer = Timer(make_engines(point, fused, all_reduce), point.new_tokens, point.device, **together(point.device))
+    with fixed_shapes(point):
+        samples = timer.samples(prefills)
+    extra = {"timelines": {w: timeline(point, fused, w, all_reduce, rank) for w in point.wirings}} if trace else {}
+    machines = len(set(hosts()))
+    link = f"between {machines} machines" if machines > 1 else "loopback" if backend == "gloo" else "this machine's"
+    shared = what(point, backend=backend, origin="measured", link=link)
+    rows = checked_rows(point, shared, differences, paths, counts)
+    for phase in ("prefill", "decode"):
+        rows += compare(samples[phase], None, shared | {"phase": phase})
+    return rows + throughput(point, samples, shared), extra
+
+
+def make_engines(point: Point, fused: Fused, all_reduce) -> dict[tuple[str, str], Engine]:
+    """(wiring, compute) -> what is timed, ready to run."""
+    engines = {(w, c): point.engine(fused, w, all_reduce, c) for w in point.wirings for c in point.compute}
+    for (_, compute), engine in engines.items():
+        if compute == "graphs":
+            engine.capture()
+    return engines
+
+
+def together(device: str) -> dict:
+    """What makes a :class:`Timer` start samples together and take the slowest rank's seconds."""
+    return {"start": dist.barrier, "slowest": partial(slowest, device=device)}
+
+
+def slowest(seconds: float, device: str) -> float:
+    """The largest of all ranks' ``seconds``."""
+    found = torch.tensor(seconds, dtype=torch.float64, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found.item()
+
+
+def checked_rows(point: Point, shared: dict, differences: dict, paths: dict, counts: dict) -> list[dict]:
+    """Rows of what was checked before the timing."""
+    note = f"{point.checked().layers} layers in fp32"
+    rows = [
+        {**shared, "wiring": w, "metric": "logits_difference", "value": value, "unit": "1", "note": note}
+        for w, value in differences.items()
+    ]
+    rows += [
+        {**shared, "wiring": w, "compute": c, "metric": "implementation_difference", "value": value, "unit": "1"}
+        for (w, c), value in paths.items()
+    ]
+    return rows + [
+        {**shared, "wiring": w, "metric": "all_reduces", "value": count, "unit": "per step"}
+        for w, count in counts.items()
+    ]
+
+
+def check_logits(point: Point, rank: int, all_reduce) -> dict[str, float]:
+    """Largest difference in logits between the ranks and the unsharded plain model, per wiring, on rank 0.
+
+    A wiring for timing only has no logits to compare. Raises RuntimeError if a wiring is off.
+    """
+    small, weight = point.checked(), random_weight(point.seed, point.device)
+    rows = {w: found for w in point.wirings if (found := point.checked_rows(w)) is not None}
     expected = {}
     if rank == 0:
-        whole = build(config, 0, 1, weight)
-        expected = {w: logits(unsharded(whole, w, point.tp, ids, point.prompt), point.checked_steps) for w in wirings}
+        whole = build(small.config, 0, 1, weight)
+        expected = {w: logits(unsharded(whole, rows[w], w, small), small.new_tokens) for w in rows}
         del whole  # before the shard takes its place
-    part = point.shard(rank, weight, config=config)
+    part = Fused(small.shard(rank, weight))
+    meet("unsharded model")  # rank 0 may have taken longer than a collective waits
     differences = {}
-    for wiring in wirings:
-        decoder = Decoder(part, wiring, point.tp, ids, point.prompt, all_reduce)
-        found = logits(decoder, point.checked_steps)
+    for wiring, table in rows.items():
+        engine = Engine(part, table, small.ids(), small.prompt, all_reduce, "eager", point.attention)
+        found = logits(engine, small.new_tokens)
         if rank == 0:
-            differences[wiring] = difference(found, expected[wiring], decoder.rows, rank, point.tp)
-            if not differences[wiring] < TOLERANCE:
-                raise RuntimeError(f"{wiring} at TP {point.tp}: logits are off by {differences[wiring]:.2e}; not timed")
-    return differences, config.num_hidden_layers
+            differences[wiring] = difference(found, expected[wiring], table, rank, point.tp)
+            refuse(wiring, point, differences[wiring], TOLERANCE, "logits are")
+    return differences
 
 
-def _time(decoders: dict[str, Decoder], point: Point, prefills: int, device: str) -> dict:
-    """Interleaved samples, phase -> wiring -> seconds of the slowest rank; all ranks start a sample together."""
-    samples = {phase: {w: [] for w in decoders} for phase in ("prefill", "decode")}
-    rounds = [("prefill", i) for i in range(prefills + 1)] + [("decode", i) for i in range(point.new_tokens)]
-    names = list(decoders)
-    for phase, round_ in rounds:
-        turn = round_ % len(names)
-        for wiring in names[turn:] + names[:turn]:
-            decoder = decoders[wiring]
-            dist.barrier()
-            start = time.perf_counter()
-            decoder.prefill() if phase == "prefill" else decoder.step()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            slowest = torch.tensor(time.perf_counter() - start, dtype=torch.float64, device=device)
-            dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-            if round_:  # the first round warms caches and the allocator
-                samples[phase][wiring].append(slowest.item())
-    return samples
+def timeline(point: Point, fused: Fused, wiring: str, all_reduce, rank: int) -> list[dict] | None:
+    """All ranks' spans in the median of some decode steps (as ``span``, with a key "rank"), on rank 0.
+
+    An all-reduce's span is from its launch to the end of its wait. On a GPU times are the device's: when the compute
+    stream comes to these places. A captured step cannot be watched: the compiled path is, instead.
+    """
+    clock, since = (_mark, _elapsed) if point.device == "cuda" else (time.perf_counter, _passed)
+    launches, waits = [], {}
+
+    class Noted:
+        def __init__(self, partial):
+            self.index = len(launches)
+            launches.append(clock())
+            self.handle = all_reduce(partial)
+
+        def wait(self):
+            value = self.handle.wait()
+            waits[self.index] = clock()
+            return value
+
+    engine = point.engine(fused, wiring, Noted, point.compute[-1].replace("graphs", "compiled"))
+    engine.prefill()
+    launched_by = [event.modules for event in events(engine.rows) if event.kind == "launch"]
+    steps = []
+    for _ in range(min(TRACED, point.new_tokens)):
+        launches.clear()
+        dist.barrier()
+        begin = clock()
+        modules = module_spans(engine, clock, engine.step)
+        end = clock()
+        if point.device == "cuda":
+            torch.cuda.synchronize()
+        spans = [span("compute", n, n, since(begin, first), since(begin, last)) for n, first, last in modules]
+        spans += [
+            span("communication", i, max(launched_by[i]), since(begin, first), since(begin, waits[i]))
+            for i, first in enumerate(launches)
+        ]
+        steps.append((slowest(since(begin, end), point.device), [one | {"rank": rank} for one in spans]))
+    median = sorted(steps, key=lambda step: step[0])[len(steps) // 2][1]  # the same step on all ranks
+    gathered = [None] * point.tp if rank == 0 else None
+    dist.gather_object(median, gathered)
+    return list(chain.from_iterable(gathered)) if rank == 0 else None
+
+
+def _mark() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _elapsed(begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    return begin.elapsed_time(end) * 1e-3
+
+
+def _passed(begin: float, end: float) -> float:
+    return end - begin

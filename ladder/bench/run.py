@@ -1,111 +1,262 @@
-"""Time prefill and decode of a model's shards, wiring against wiring.
+"""Time prefill and decode of a model's shards, wiring against wiring: sizes x TP x batch x prompt x tokens x link.
 
 One rank of TP 8, alone, with an emulated link on which an all-reduce takes 0.4 and 0.8 of a module's time:
 
-    ladder bench --size paper-1b-8l --tp 8 --emulate --rho 0.4 0.8 --record emulated.json
+    ladder bench --size paper-1b-8l --tp 8 --emulate --rho 0.4 0.8 --out emulated
 
-Two real ranks on this machine (gloo on CPU, NCCL with --device cuda; or start the ranks yourself with torchrun):
+The same compiled, against eager; and in bf16:
 
-    ladder bench --size paper-1b-8l --tp 2 --record ranks.json
+    ladder bench --size paper-1b-8l --tp 8 --emulate --rho 0.8 --compute eager compiled --dtype bf16 --out compiled
 
-Weights are random, of the true shapes. Wirings are timed in turn (A B C A B C ...); before anything is timed, their
-logits are compared with the unsharded model's, and the order of their all-reduces with the wiring table. Seconds are
-medians with 95 % intervals (bootstrap over rounds). hidden = (T_standard - T_wiring) / (T_standard - T_upper_bound).
+Rank 0 of a 70B at TP 8 on one GPU, on links that this machine does not have (`ladder bench link` measures one it has):
+
+    ladder bench --size llama-3-70b --tp 8 --batch 1 4 16 64 --prompt 1024 --new-tokens 512 --device cuda \\
+        --emulate --link h100-nvlink pcie5-host-staged --out h200
+
+Rank 0 of a 405B, 32 of its layers, extrapolated layer by layer:
+
+    ladder bench --size llama-3.1-405b --layers 32 --extrapolate --tp 16 --replicate-kv --device cuda \\
+        --emulate --link ib-ndr-2node --prompt 1024 --new-tokens 128 --out h200
+
+One GPU's decode against its memory bandwidth, and against plain transformers:
+
+    ladder bench --size llama-3.1-8b --tp 1 --device cuda --emulate --baseline --prompt 1024 --new-tokens 512 --out h200
+
+Real ranks of this machine (gloo on CPU, NCCL on GPUs; --backend one-shot, two-shot, multimem: symmetric memory), or of
+several machines, started by torchrun or srun:
+
+    ladder bench --size paper-1b-8l --tp 2 --out ranks
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        -m ladder bench --size llama-3.1-405b --tp 16 --replicate-kv --device cuda --out nodes
+    srun --nodes 2 --ntasks-per-node 8 --gpus-per-task 1 \\
+        ladder bench --size llama-3.1-405b --tp 16 --replicate-kv --device cuda --out nodes
+
+Each point is one JSON record in --out; a point that is there is skipped. Weights are random, of the true shapes. Before
+anything is timed, all wirings' logits are compared with the unsharded model's, the timed path's with the plain model's,
+and the order of all-reduces with the wiring table. Wirings are timed in turn (A B C, B C A, ...) once the machine is
+warm. Seconds are medians with 95 % intervals (bootstrap over rounds).
+hidden = (T_standard - T_wiring) / (T_standard - T_upper_bound).
 """
 
 import argparse
-import os
 import sys
+from pathlib import Path
 
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 
 DEFAULT_WIRINGS = ["standard", "parallel", "ladder", "upper_bound"]
+# What a record was made with; a record made with anything else is another measurement.
+SETTINGS = "layers extrapolate replicate_kv emulate wirings prefills seed device dtype"
+SETTINGS += " compute attention baseline backend blocks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", required=True, help="row of the table of sizes")
-    parser.add_argument("--layers", type=int, help="time this many of the model's layers")
-    parser.add_argument("--tp", type=int, required=True, help="tensor-parallel degree")
-    parser.add_argument(
-        "--replicate-kv", action="store_true", help="with more ranks than KV heads, several ranks hold the same one"
+    add = parser.add_argument
+    add("--size", required=True, nargs="+", help="rows of the table of sizes")
+    add("--tp", type=int, required=True, nargs="+", help="tensor-parallel degrees")
+    add("--batch", type=int, nargs="+", default=[1], help="sequences at once")
+    add("--prompt", type=int, nargs="+", default=[32], help="prompt tokens")
+    add("--new-tokens", type=int, nargs="+", default=[60], help="decode steps, each one a sample")
+    add("--prefills", type=int, default=6, help="prefill samples")
+    add("--wirings", nargs="+", default=DEFAULT_WIRINGS)
+    add("--layers", type=int, help="run this many of the model's layers")
+    add(
+        "--extrapolate",
+        action="store_true",
+        help="with --layers: times of the whole depth, from these and half of them",
     )
-    parser.add_argument("--emulate", action="store_true", help="one rank with an emulated link, instead of real ranks")
-    parser.add_argument("--rho", type=float, nargs="+", default=[0.4, 0.8], help="all-reduce time / mean module time")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--prompt", type=int, default=32, help="prompt tokens")
-    parser.add_argument("--new-tokens", type=int, default=60, help="decode steps, each one a sample")
-    parser.add_argument("--prefills", type=int, default=6, help="prefill samples")
-    parser.add_argument("--wirings", nargs="+", default=DEFAULT_WIRINGS)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights and tokens")
-    add_job_arguments(parser)
+    add("--replicate-kv", action="store_true", help="with more ranks than KV heads, several ranks hold the same one")
+    add("--emulate", action="store_true", help="one rank with an emulated link, instead of real ranks")
+    add(
+        "--rho",
+        type=float,
+        nargs="+",
+        default=[],
+        help="emulated links: all-reduce time / mean module time at the first point",
+    )
+    add(
+        "--link",
+        nargs="+",
+        default=[],
+        help="emulated links: names of the table of links, or files of `ladder bench link`",
+    )
+    add("--blocks", type=int, default=0, help="multiprocessors that an emulated all-reduce keeps busy on a GPU")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--dtype", choices=("fp32", "bf16", "fp16"), help="default: fp32 on CPU, bf16 on cuda")
+    add("--compute", nargs="+", choices=("eager", "compiled", "graphs"), help="default: eager on CPU, graphs on cuda")
+    add("--attention", default="matmul", help="decode attention: matmul, sdpa or flex")
+    add("--backend", help="what reduces over real ranks: gloo, nccl, one-shot, two-shot, multimem")
+    add("--baseline", action="store_true", help="also time plain transformers, static cache, compiled (TP 1)")
+    add("--trace", action="store_true", help="also write NAME.trace.json for ui.perfetto.dev")
+    add("--out", type=Path, required=True, help="directory of the records, one a point")
+    add("--replace", action="store_true", help="measure anew a point whose record was made with other settings")
+    add("--seed", type=int, default=0, help="of the random weights and tokens")
+    add_job_arguments(parser, record=False)
 
 
 def main(args: argparse.Namespace) -> None:
-    from ladder.bench import emulated, ranks
-    from ladder.errors import UserError
-    from ladder.model.modeling import LadderConfig
-    from ladder.model.sizes import size
-    from ladder.parallel.slicing import check_degree
-    from ladder.wiring import pattern, table, tied
+    from ladder.bench import grid
+    from ladder.bench.asked import check, fits
+    from ladder.bench.launch import this_rank
 
-    shape = size(args.size)
-    layers = args.layers or shape.layers
-    changes = {"num_hidden_layers": layers, "max_position_embeddings": max(shape.positions, args.prompt)}
-    # The norm of the first attention is there if any wiring reads it; the other weights serve all wirings.
-    signals = [w for w in args.wirings if any(row.signal for row in table(w, layers, args.tp))]
-    config = LadderConfig(**shape.config(**changes), wiring=(signals or ["standard"])[0])
-    try:
-        check_degree(config, args.tp, replicate_kv=args.replicate_kv)
-    except UserError as error:
-        raise UserError(str(error).replace("replicate_kv=True", "--replicate-kv")) from None
-    if min(args.batch, args.prompt, args.layers or 1) < 1 or args.new_tokens < 2 or args.prefills < 1:
-        raise UserError("--batch, --prompt, --layers and --prefills must be at least 1, --new-tokens at least 2")
-    if args.emulate and args.device != "cpu":
-        raise UserError("--emulate times a CPU rank only; leave out --device cuda, or leave out --emulate")
-    if args.emulate and (any(rho <= 0 for rho in args.rho)):
-        raise UserError(f"--rho {args.rho}: a ratio of times must be above 0")
-    shared = args.tp > config.num_key_value_heads
-    if shared and (own := [w for w in args.wirings if tied(w) and not pattern(w).timing_only]):
-        raise UserError(
-            f"--wirings {own[0]}: with several ranks on one KV head there is no whole model to check its logits "
-            f"against; leave it out, or use --tp {config.num_key_value_heads} at most"
-        )
-    sizes = (args.tp, args.batch, args.prompt, args.new_tokens)
-    point = emulated.Point(config, *sizes, args.wirings, args.seed, args.replicate_kv)
-    name = f"{args.size}-tp{args.tp}-b{args.batch}-{'emulated' if args.emulate else args.device}"
-    if int(os.environ.get("RANK", 0)) > 0:
-        ranks.measure(point, args.prefills, args.device)
+    check(args)
+    shapes = {field: getattr(args, field) for field in grid.Shape._fields}
+    found = [
+        (shape, on, args.out / grid.record(shape, on, args.dtype, args.layers))
+        for shape, on in grid.points(shapes, args.emulate, args.rho, args.link, args.backend)
+    ]
+    for shape in dict.fromkeys(shape for shape, _, _ in found):
+        fits(args, shape)
+    todo = [point for point in found if not finished(point[2], settings(args, *point[:2]), args.replace)]
+    if (this_rank() or 0) > 0:
+        for shape, _, _ in todo:
+            real_ranks(args, shape)
         return
-    with job(args, "bench", name, model=args.size, seed=args.seed) as this:
+    say(f"{len(found)} points, {len(found) - len(todo)} of them finished")
+    if args.emulate:
+        emulate(args, todo, found)
+    else:
+        over_ranks(args, todo)
 
-        def say(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
 
-        if args.emulate:
-            rows, extra = emulated.measure(point, args.rho, args.prefills, say)
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def settings(args: argparse.Namespace, shape, on: str) -> dict:
+    """All that a point's numbers depend on, but for the machine."""
+    from ladder.bench.grid import links
+    from ladder.links import link
+
+    chosen = {key: getattr(args, key) for key in SETTINGS.split()} | shape._asdict() | {"on": on}
+    named = dict(links(args.rho, args.link)).get(on)
+    if isinstance(named, str):  # a file may be measured anew
+        chosen["link"] = [link(named).alpha(shape.tp), link(named).beta(shape.tp), link(named).in_flight]
+    return chosen
+
+
+def finished(path: Path, settings: dict, replace: bool) -> bool:
+    """Whether ``path`` holds this point. Raises UserError if it holds another one that is not to be replaced."""
+    from ladder import records
+    from ladder.errors import UserError
+    from ladder.files import read_json
+
+    if not path.exists():
+        return False
+    records.read(path)
+    made = read_json(path).get("settings", {})
+    differ = [key for key in settings if made.get(key) != settings[key]]
+    if differ and not replace:
+        key = differ[0]
+        raise UserError(
+            f"{path}: made with {key} = {made.get(key)!r}, not {settings[key]!r}; choose another --out, or --replace it"
+        )
+    return not differ
+
+
+def emulate(args: argparse.Namespace, todo: list, found: list) -> None:
+    """Rank 0 of each point, with emulated links."""
+    from ladder.bench.asked import point
+    from ladder.bench.emulated import measure
+    from ladder.bench.emulation import ALONE, Rank0, Wire
+    from ladder.bench.grid import links
+    from ladder.files import read_json
+    from ladder.links import link
+    from ladder.model.sizes import size
+
+    wires: dict[str, Wire] = {}  # set by rho at the first point, and then the same for all
+    named = dict(links(args.rho, args.link))
+    rank, made = None, None
+    for shape, on, path in found:
+        if (shape, on, path) not in todo:
+            kept = read_json(path)["link"]
+            wires.setdefault(on, Wire(**kept))
+            continue
+        full = size(shape.size).layers if args.extrapolate else None
+        if made != shape:
+            rank = None  # its memory is needed
+            say(f"{shape.size}, TP {shape.tp}, batch {shape.batch}: checking logits and order")
+            rank, made = Rank0(point(args, shape), full, args.baseline), shape
+        if on not in named:
+            wire = ALONE
+        elif isinstance(named[on], str):
+            row = link(named[on])
+            wire = Wire(row.name, row.alpha(shape.tp), row.beta(shape.tp), row.in_flight, blocks=args.blocks)
+        elif on in wires:
+            wire = wires[on].elsewhere()
         else:
-            rows, extra = ranks.measure(point, args.prefills, args.device)
-        if layers != shape.layers:
-            part = f"{layers} of {shape.layers} layers"
-            rows = [row | {"note": "; ".join(filter(None, (part, row.get("note"))))} for row in rows]
-        rows = [this.row(**row) for row in rows]
-        say(card(rows))
-        this.finish(rows, **extra)
+            wire = wires[on] = rank.wire(named[on])
+        with job(args, "bench", path.stem, model=shape.size, seed=args.seed) as this:
+            this.record = path
+            say(f"timing {', '.join(args.wirings)} on {wire.name}")
+            rows, extra = measure(rank, wire, args.prefills)
+            finish(args, this, shape, on, rows, extra)
+            if args.trace and args.device == "cuda":
+                profile(rank, wire, path.with_suffix(".trace.json"))
+
+
+def profile(rank, wire, path: Path) -> None:
+    """A trace of one decode step of each wiring as the GPU ran it."""
+    from ladder.bench.trace import profiled
+
+    engines = rank.engines(wire.communicator(rank.point).all_reduce)
+    for engine in engines.values():
+        engine.prefill()
+    with profiled(path):
+        for engine in engines.values():
+            engine.step()
+
+
+def real_ranks(args: argparse.Namespace, shape):
+    from ladder.bench.asked import point
+    from ladder.bench.ranks import measure
+
+    return measure(point(args, shape), args.prefills, args.device, args.backend, args.trace)
+
+
+def over_ranks(args: argparse.Namespace, todo: list) -> None:
+    """Each point over real ranks, of which this process may be one."""
+    for shape, on, path in todo:
+        with job(args, "bench", path.stem, model=shape.size, seed=args.seed) as this:
+            this.record = path
+            rows, extra = real_ranks(args, shape)
+            finish(args, this, shape, on, rows, extra)
+
+
+def finish(args: argparse.Namespace, this, shape, on: str, rows: list[dict], extra: dict) -> None:
+    """Say what was found; write the record, and its trace."""
+    from ladder.bench.trace import write_trace
+    from ladder.model.sizes import size
+    from ladder.records import hardware
+
+    whole = size(shape.size).layers
+    if args.layers and args.layers != whole:
+        part = f"extrapolated from {args.layers}" if args.extrapolate else f"{args.layers}"
+        note = f"{part} of {whole} layers"
+        rows = [r | {"timed_layers": args.layers, "note": "; ".join(filter(None, (note, r.get("note"))))} for r in rows]
+    rows = [this.row(**row) for row in rows]
+    say(card(rows))
+    if args.trace and extra.get("timelines"):
+        first = next(row for row in rows if row["metric"] == "seconds")
+        meta = {key: str(first.get(key)) for key in ("model", "tp", "batch", "link", "origin", "backend")}
+        write_trace(this.record.with_suffix(".trace.json"), extra["timelines"], meta | {"hardware": hardware()})
+    this.finish(rows, settings=settings(args, shape, on), **extra)
 
 
 def card(rows: list[dict]) -> str:
     """The decode numbers for people."""
-    lines = [f"{'rho':>5} {'wiring':<16} {'ms/step':>9} {'speed-up':>9} {'hidden':>7} {'virtual':>8} {'schedule':>9}"]
-    keys = sorted({(r.get("rho", 0), r["wiring"]) for r in rows if r.get("phase") == "decode" and "wiring" in r})
-    for rho, wiring in keys:
-        here = {
-            r["metric"]: r["value"]
-            for r in rows
-            if (r.get("rho", 0), r.get("wiring"), r.get("phase")) == (rho, wiring, "decode")
-        }
-        shares = [here.get(f"hidden_{kind}") for kind in ("wall", "virtual", "schedule")]
-        cells = " ".join(f"{'-' if s is None else f'{s:.2f}':>8}" for s in shares)
-        lines.append(f"{rho:>5g} {wiring:<16} {here['seconds'] * 1e3:>9.2f} {here['speedup']:>8.2f}x {cells}")
+    found: dict[tuple, dict] = {}
+    for row in rows:
+        if row.get("phase") == "decode" and "wiring" in row:
+            found.setdefault((row.get("compute", ""), row["wiring"]), {})[row["metric"]] = row["value"]
+    shown = {"hidden_wall": "hidden", "hidden_virtual": "virtual", "hidden_schedule": "schedule"}
+    shown |= {"roofline_fraction": "roofline"}
+    lines = [f"{'':<13}{'wiring':<16} {'ms/step':>9} {'speed-up':>9} " + " ".join(f"{s:>8}" for s in shown.values())]
+    for (compute, wiring), here in found.items():
+        if "seconds" not in here:
+            continue
+        cells = " ".join(f"{'-' if (s := here.get(key)) is None else f'{s:.2f}':>8}" for key in shown)
+        speed = f"{here['speedup']:.2f}x" if "speedup" in here else "-"
+        lines.append(f"{compute:<13}{wiring:<16} {here['seconds'] * 1e3:>9.2f} {speed:>9} {cells}")
     return "\n".join(lines)

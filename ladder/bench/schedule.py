@@ -1,7 +1,7 @@
 """The two-resource schedule: what a wiring should take, given how long modules and all-reduces take.
 
 Compute and communication are two in-order resources. A module runs when the compute resource is free and every
-all-reduce that the wiring waits for has landed; an all-reduce runs when the (serial) link is free and its modules are
+all-reduce that the wiring waits for has landed; an all-reduce runs when the link is free and its modules are
 done. The order comes from the same wiring table that the model runs on.
 """
 
@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from ladder.wiring import Row, trace
 
 
-def schedule(rows: Sequence[Row], module_seconds: Callable[[int], float], reduce_seconds: float) -> list[dict]:
+def schedule(
+    rows: Sequence[Row], module_seconds: Callable[[int], float], reduce_seconds: float, in_flight: int = 1
+) -> list[dict]:
     """The timeline of one step: dicts with lane (compute, communication), index, start and end in seconds.
 
-    module_seconds: seconds that module n computes; reduce_seconds: seconds of one all-reduce.
+    module_seconds: seconds that module n computes; reduce_seconds: seconds of one all-reduce, of which ``in_flight``
+    may be under way at once.
     """
-    now = link = 0.0
+    now, lanes = 0.0, [0.0] * in_flight
     landed: dict[int, float] = {}
     spans = []
     for event in trace(rows):
@@ -24,9 +27,10 @@ def schedule(rows: Sequence[Row], module_seconds: Callable[[int], float], reduce
             spans.append({"lane": "compute", "index": event.index, "start": now, "end": end})
             now = end
         elif event.kind == "launch":
-            start = max(now, link)
-            link = landed[event.index] = start + reduce_seconds
-            spans.append({"lane": "communication", "index": event.index, "start": start, "end": link})
+            lane = lanes.index(min(lanes))
+            start = max(now, lanes[lane])
+            end = lanes[lane] = landed[event.index] = start + reduce_seconds
+            spans.append({"lane": "communication", "index": event.index, "start": start, "end": end})
         else:
             now = max(now, landed[event.index])
     return spans

@@ -21,6 +21,21 @@ def estimate(statistic, *samples: list[float]) -> dict:
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value), "n": table.shape[1]}
 
 
+def estimate_both(statistic, *phases: tuple[list[float], ...]) -> dict:
+    """As :func:`estimate`, of samples in several phases, each with rounds of its own: ``statistic`` gets the medians of
+    all samples of the first phase, then those of the second, ..."""
+    generator = np.random.default_rng(0)
+    medians, resampled = [], []
+    for samples in phases:
+        table = np.array(samples)
+        chosen = generator.integers(table.shape[1], size=(RESAMPLES, table.shape[1]))
+        medians += list(np.median(table, axis=1))
+        resampled += [np.median(row[chosen], axis=1) for row in table]
+    value, (low, high) = float(statistic(*medians)), np.quantile(statistic(*resampled), [0.025, 0.975])
+    n = min(len(samples[0]) for samples in phases)
+    return {"value": value, "low": min(float(low), value), "high": max(float(high), value), "n": n}
+
+
 def hidden(standard, wiring, silent):
     """Share of communication hidden: (T_standard - T_wiring) / (T_standard - T_silent)."""
     return (standard - wiring) / (standard - silent)

@@ -56,20 +56,23 @@ class _Work:
 class EmulatedLink:
     """Rank 0 computes for real; each all-reduce completes no earlier than ``alpha + bytes * beta`` after its launch.
 
-    The link is serial, as one NCCL communicator is: a launch queues behind the one before. It takes nothing from the
-    compute resource. The value is rank 0's partial, not a sum, so it times and does not compute a model.
+    A link with ``in_flight`` 1 is serial, as one NCCL communicator is: a launch queues behind the one before. It takes
+    nothing from the compute resource. The value is rank 0's partial, not a sum, so it times and computes no model.
 
-    alpha: seconds per all-reduce; beta: seconds per byte.
+    alpha: seconds per all-reduce; beta: seconds per byte; in_flight: how many may be under way at once (gloo: 2).
     virtual: the clock is this thread's processor time plus the waits, which are skipped instead of slept: a schedule
     driven by measured compute, undisturbed by other load on the machine. It needs torch on one thread.
     """
 
-    def __init__(self, size: int, alpha: float, beta: float = 0.0, virtual: bool = False):
-        if alpha < 0 or beta < 0:
-            raise ValueError(f"a link cannot have alpha = {alpha} s or beta = {beta} s/byte: both must be >= 0")
+    def __init__(self, size: int, alpha: float, beta: float = 0.0, virtual: bool = False, in_flight: int = 1):
+        if alpha < 0 or beta < 0 or in_flight < 1:
+            raise ValueError(
+                f"a link cannot have alpha = {alpha} s, beta = {beta} s/byte, in_flight = {in_flight}: the first two "
+                "must be at least 0, the last at least 1"
+            )
         self.size, self.alpha, self.beta, self.virtual = size, alpha, beta, virtual
         self._skipped = 0.0
-        self._free = 0.0  # when the link has finished all that was launched
+        self._free = [0.0] * in_flight  # when each lane has finished all that was launched on it
         self.intervals: list[tuple[float, float]] = []  # (start, end) of each all-reduce
         if not virtual:
             precise_sleep()
@@ -78,10 +81,11 @@ class EmulatedLink:
         return time.thread_time() + self._skipped if self.virtual else time.perf_counter()
 
     def all_reduce(self, partial: torch.Tensor) -> "_Deadline":
-        start = max(self.now(), self._free)
-        self._free = start + self.alpha + partial.nbytes * self.beta
-        self.intervals.append((start, self._free))
-        return _Deadline(self, partial, self._free)
+        lane = self._free.index(min(self._free))
+        start = max(self.now(), self._free[lane])
+        end = self._free[lane] = start + self.alpha + partial.nbytes * self.beta
+        self.intervals.append((start, end))
+        return _Deadline(self, partial, end)
 
 
 class _Deadline:

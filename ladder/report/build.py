@@ -1,6 +1,7 @@
 """Render tables, figures, claims and the manifest from records and the published numbers.
 
-Reads the --records (files, or directories to look through) and the CSVs of --published. Writes below --out:
+Reads the --records (files, or directories to look through), the records that the repository keeps (--measured) and the
+CSVs of --published. Writes below --out:
 records.csv (all rows, tidy), tables/ (a CSV and a page fragment each), figures/ (SVGs, their numbers as CSV, a page
 fragment each), summary.json, and last the manifest `all` with the digest of every report file.
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--records", type=Path, nargs="+", required=True, metavar="PATH", help="records, or directories of them"
     )
     parser.add_argument("--published", type=Path, default=Path("reports/published"), help="directory of published CSVs")
+    parser.add_argument("--measured", type=Path, metavar="DIR", help="directory of records of other hardware, kept")
     parser.add_argument(
         "--config-json", default="{}", metavar="JSON", help="the configuration, where there is no --run"
     )
@@ -43,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f'--config-json must be an object like {{"name": "default"}}, not {args.config_json!r}')
     with job(args, "report", args.out.name) as this:
         run = this.run or {"name": config.get("name"), "digest": digest(config) if config else None}
-        summary = build(args.records, args.published, run, args.out, args.mlflow_ui)
+        summary = build(args.records, args.published, run, args.out, args.mlflow_ui, args.measured)
         this.finish([], artifacts=(args.out / "all", args.out / "summary.json"))
     for warning in summary["warnings"]:
         print(f"note: {warning}")
@@ -51,10 +53,14 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.out}: {summary['tables']} tables, {summary['figures']} figures; claims: {verdicts}")
 
 
-def build(records: list[Path], published: Path, run: dict, out: Path, ui: str = UI) -> dict:
+def build(
+    records: list[Path], published: Path, run: dict, out: Path, ui: str = UI, measured: Path | None = None
+) -> dict:
     """Write all reports below ``out``; return the summary. ``run``: name and digest of the configuration, or empty."""
     from ladder.report import (
         adaptation_tables,
+        batch_figures,
+        benchmark_tables,
         cells,
         claims,
         curve_figures,
@@ -64,16 +70,26 @@ def build(records: list[Path], published: Path, run: dict, out: Path, ui: str = 
         quality_tables,
         run_tables,
         sensitivity,
+        shape_tables,
         speed_figures,
         speed_tables,
         svg,
         wiring_tables,
     )
 
-    data = frames.read(records, published)
-    modules = (speed_tables, quality_tables, adaptation_tables, sensitivity, wiring_tables, run_tables)
+    data = frames.read(records, published, measured)
+    modules = (
+        speed_tables,
+        shape_tables,
+        benchmark_tables,
+        quality_tables,
+        adaptation_tables,
+        sensitivity,
+        wiring_tables,
+        run_tables,
+    )
     tables = [make(data) for module in modules for make in module.TABLES]
-    drawn = (speed_figures, quality_figures, curve_figures, sensitivity)
+    drawn = (speed_figures, batch_figures, quality_figures, curve_figures, sensitivity)
     figures = [make(data) for module in drawn for make in module.FIGURES]
     judged = claims.judge(data)
     provenance = run_tables.provenance(data, run.get("name"))
@@ -115,5 +131,5 @@ def hidden(data) -> list[dict]:
     from ladder.report.frames import select
 
     rows = select(data.ours, metric=["hidden_wall", "hidden_virtual", "hidden_schedule"], phase="decode")
-    keep = ["model", "tp", "batch", "wiring", "rho", "metric", "value", "low", "high"]
+    keep = ["model", "tp", "batch", "wiring", "rho", "compute", "metric", "value", "low", "high"]
     return json.loads(rows[keep].to_json(orient="records"))

@@ -10,6 +10,7 @@ from ladder.files import whole
 from ladder.report.frames import COLUMNS
 from ladder.report.style import listing
 
+TOKENS = {"prompt": "prompt tokens", "new_tokens": "new tokens"}
 SHORT = 26  # characters of a cell that are kept on one line
 CSV_COLUMNS = [*COLUMNS, "p2p", "table", "version", "source"]
 
@@ -50,8 +51,9 @@ class Table:
         return frame.dropna(axis=1, how="all").drop_duplicates()
 
     def shown(self) -> pd.DataFrame:
-        """The texts as the page has them."""
-        return pd.DataFrame([[cell.text for cell in row] for row in self.rows], columns=[c.name for c in self.columns])
+        """The texts as the page has them, with their footnotes."""
+        rows = [[f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in row] for row in self.rows]
+        return pd.DataFrame(rows, columns=[c.name for c in self.columns])
 
 
 def words(text: object, sort: float | str | None = None, note: str = "") -> Cell:
@@ -132,10 +134,11 @@ def render(table: Table, tidy: pd.DataFrame, ui: str) -> str:
         if " [" in content.text:
             inside = inside.replace(" [", ' <span class="interval">[', 1).replace("]", "]</span>", 1)
         kind = "number" if not column.words else "short" if len(content.text) < SHORT else "long"
+        title = f' title="{html.escape(told)}"' if (told := facts(content)) else ""
         return (
             f'<th scope="row" class="{kind}"{sort}>{inside}</th>'
             if first
-            else f'<td class="{kind}"{sort}>{inside}</td>'
+            else f'<td class="{kind}"{sort}{title}>{inside}</td>'
         )
 
     identity = f"table-{table.name.replace('_', '-')}"
@@ -164,6 +167,18 @@ def render(table: Table, tidy: pd.DataFrame, ui: str) -> str:
     lines.append(f'<p class="downloads"><a href="reports/tables/{table.name}.csv" download>CSV</a></p>')
     lines += runs(tidy, ui)
     return "\n".join([*lines, "</div>", ""])
+
+
+def facts(cell: Cell) -> str:
+    """How a timing of ours was made, for the cell's title: what no column says."""
+    row = cell.rows[0] if cell.rows else {}
+    if row.get("stage") != "bench" or pd.isna(row.get("value")):
+        return ""
+    said = [row.get(key) for key in ("origin", "backend", "link", "dtype", "compute", "hardware")]
+    said += [f"{row[key]:g} {word}" for key, word in TOKENS.items() if pd.notna(row.get(key))]
+    said += [f"n = {row['n']:g}"] if pd.notna(row.get("n")) else []
+    said += ["95 % interval"] if pd.notna(row.get("low")) else []
+    return "; ".join(str(word) for word in [*said, row.get("note")] if pd.notna(word))
 
 
 def groups(columns: list[Column]) -> str:

@@ -5,118 +5,22 @@ after the numbers are known, add a claim with its own id and say so in the log o
 """
 
 import html
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from ladder.files import whole
-from ladder.report import rules
+from ladder.report import rules, speed_claims
 from ladder.report.frames import Frames
-from ladder.report.rules import VERDICTS, Verdict
+from ladder.report.rules import ELSE, VERDICTS, Claim
 from ladder.report.style import listing
 
-ELSE = "; not supported if it is not; not tested without such a measurement."
-
-
-@dataclass(frozen=True)
-class Claim:
-    id: str
-    claim: str
-    published: str
-    source: str
-    rule: str
-    judge: Callable[[Frames], Verdict]
-
-
-TABLE2, TABLE3, TABLE4 = (
-    "published/table2_latency_breakdown_70b.csv",
-    "published/table3_pretraining.csv",
-    "published/table4_adaptation.csv",
+TABLE3, TABLE4, TABLE5 = (
+    f"published/{name}.csv" for name in ("table3_pretraining", "table4_adaptation", "table5_larger_ladder")
 )
 HEADLINES = "published/headline_claims.csv"
 CLAIMS = [
-    Claim(
-        "hides-decode",
-        "Ladder Residual overlaps each all-reduce with the next module, and so hides most of the communication in "
-        "decode.",
-        "79 % of what the upper bound saves with P2P (23.71 of 30.00 %), 72 % without (37.71 of 52.71 %), 70B, TP 8",
-        TABLE2,
-        "Supported if at every emulated ρ up to 0.8 the lower end of the 95 % interval of the share hidden in "
-        "decode is "
-        "above one half, by the wall clock and by the virtual clock; otherwise not supported. This tests the "
-        "mechanism on "
-        "an emulated serial link, not a GPU interconnect.",
-        rules.hides_decode,
-    ),
-    Claim(
-        "beats-parallel",
-        "At batch 1, ladder is faster than parallel attention and MLP.",
-        "+30.79 % against +21.75 % tokens/s (P2P), +59.87 % against +40.07 % (P2P off), 70B, TP 8, batch 1",
-        TABLE2,
-        "Supported if at batch 1 and every emulated ρ up to 0.8 ladder's decode speed-up is above parallel's by "
-        "the wall "
-        "clock, and by the virtual clock so far that their 95 % intervals do not meet; otherwise not supported. A "
-        "serial "
-        "link favours parallel when an all-reduce is long.",
-        rules.beats_parallel,
-    ),
-    Claim(
-        "70b-29",
-        "A 70B model at TP 8 runs 29 % faster end to end.",
-        "29 % (another version of the abstract: 30 %)",
-        HEADLINES,
-        "Supported if tokens/s of llama-3-70b measured over 8 GPUs with P2P is at least 1.25 times standard's at "
-        "batch 1 "
-        "and 4" + ELSE,
-        rules.measured_gain("llama-3-70b", 8, 1.25, (1, 4)),
-    ),
-    Claim(
-        "70b-slow-60",
-        "On slow communication (no P2P), 70B at TP 8 runs about 60 % faster.",
-        "59.87 %; the authors' other runs give about 50 %",
-        f"{TABLE2}, {HEADLINES}",
-        "Supported if tokens/s of llama-3-70b measured over 8 GPUs with P2P off is at least 1.5 times standard's "
-        "at batch 1" + ELSE,
-        rules.measured_gain("llama-3-70b", 8, 1.5, (1,), p2p=False),
-    ),
-    Claim(
-        "70b-share",
-        "All-reduces take 38 % of the latency of 70B at TP 8, batch 4, with NVLink.",
-        "38 %",
-        HEADLINES,
-        "Supported if 1 − T upper bound / T standard, measured for llama-3-70b over 8 GPUs at batch 4, is between "
-        "28 and 48 %" + ELSE,
-        rules.communication_share,
-    ),
-    Claim(
-        "405b-30",
-        "405B across two nodes (TP 16) gains more than 30 %.",
-        "> 30 %; 1.31× to 1.39× in the authors' plot script (P2P)",
-        f"{HEADLINES}, published/fig3_405b_speedup.csv",
-        "Supported if tokens/s of llama-3.1-405b measured over 16 GPUs is at least 1.3 times standard's at every "
-        "batch size" + ELSE,
-        rules.measured_gain("llama-3.1-405b", 16, 1.3, (1, 4, 8, 16)),
-    ),
-    Claim(
-        "small-55",
-        "The 1B and 3B ladder models are more than 55 % faster at TP 8.",
-        "> 55 %; 1.56× (1B) and 1.57× (3B)",
-        f"{HEADLINES}, published/table1_speedup_by_model_size.csv",
-        "Supported if tokens/s of paper-1b measured over 8 GPUs with P2P is at least 1.5 times standard's at batch 4"
-        + ELSE,
-        rules.measured_gain("paper-1b", 8, 1.5, (4,)),
-    ),
-    Claim(
-        "hybrid-21",
-        "Llama-3.1-8B with its last 16 layers converted runs 21 % faster at TP 8.",
-        "21 % (another article: 23 %)",
-        HEADLINES,
-        "Supported if tokens/s of llama-3.1-8b under ladder@16-31 measured over 8 GPUs with P2P is at least 1.18 times "
-        "standard's at batch 1 and 4" + ELSE,
-        rules.measured_gain("llama-3.1-8b", 8, 1.18, (1, 4), wiring="ladder@16-31"),
-    ),
+    *speed_claims.CLAIMS,
     Claim(
         "quality-small",
         "Trained from scratch, ladder is about as good as standard (1.2B).",
@@ -161,7 +65,7 @@ CLAIMS = [
         "larger-ladder",
         "A ladder with 30 % more layers is better than standard at equal speed.",
         "1.5B ladder: perplexity 17.47 at 1,277 tokens/s; 1.2B standard: 18.54 at 1,008",
-        "published/table5_larger_ladder.csv",
+        TABLE5,
         "In the small: not supported if the larger ladder's validation loss is not lower than standard's in every "
         "seed. Supported if it is, and "
         "its tokens/s, timed at these very shapes, is at least standard's; if these shapes were not timed, not tested.",

@@ -5,8 +5,8 @@ import pandas as pd
 from ladder.bench.schedule import length, schedule
 from ladder.report.drawing import empty_panel, legend, line, throughput_gains, tidy
 from ladder.report.frames import Frames
-from ladder.report.points import Point, emulated
-from ladder.report.speed_tables import P2P
+from ladder.report.points import Point, extent, over_rho, points
+from ladder.report.setting import P2P
 from ladder.report.style import INK, listing, look, order, percent, times
 from ladder.report.svg import Figure, Panel
 from ladder.wiring import table
@@ -14,12 +14,15 @@ from ladder.wiring import table
 CURVE = [i / 20 for i in range(2, 61)]  # rho from 0.1 to 3
 
 
-def module_seconds(frames: Frames, model: str) -> dict | None:
-    """Measured decode seconds of an emulated rank: of each module (``decode``), and the mean that rho refers to."""
-    for record in frames.with_extra("module_seconds"):
-        if record["rows"] and record["rows"][0].get("model") == model:
-            return record["module_seconds"]
-    return None
+def against_links(frames: Frames) -> list[Point]:
+    """Our longest curve over rho; of several, that at batch 1 on the widest TP degree."""
+    return max(over_rho(points(frames)), key=extent, default=[])
+
+
+def extra_of(frames: Frames, found: list[Point], key: str) -> dict | None:
+    """What the record of the curve's middle point holds under ``key``."""
+    middle = found[len(found) // 2].key["record"] if found else None
+    return next((record for record in frames.with_extra(key) if record["path"] == middle), None)
 
 
 def scheduled(seconds: dict, wirings: list[str], tp: int) -> pd.DataFrame:
@@ -37,14 +40,12 @@ def scheduled(seconds: dict, wirings: list[str], tp: int) -> pd.DataFrame:
 
 def finding(frames: Frames) -> Figure:
     """The home page's figure: what each wiring hides and gains against rho, beside the published speed-ups."""
-    found = emulated(frames)
+    found = against_links(frames)
     name, panels, data = "finding", [], []
     if found:
         model, tp = found[0].key["model"], found[0].key["tp"]
-        found = [
-            p for p in found if (p.key["model"], p.key["tp"], p.key["batch"]) == (model, tp, found[0].key["batch"])
-        ]
-        modules = module_seconds(frames, model)
+        record = extra_of(frames, found, "module_seconds")
+        modules = record and record["module_seconds"]
         wirings = found[0].wirings
         bounded = modules and {"standard", "upper_bound"} <= set(wirings)
         curves = scheduled(modules, wirings, int(tp)) if bounded else None
@@ -161,7 +162,8 @@ def finding_caption(found: list[Point], gains: pd.DataFrame) -> str:
     ]
     if parts:
         caption += (
-            f"On an emulated serial link (rank 0 of TP {found[0].key['tp']:g}), ladder hides {'; '.join(parts)}. "
+            f"On an emulated serial link ({found[0].key['model']}, rank 0 of TP {found[0].key['tp']:g} on "
+            f"{found[0].hardware}), ladder hides {'; '.join(parts)}. "
         )
         caption += (
             "Points: emulated, filled by the wall clock, hollow by the virtual clock, with 95 % intervals. Lines: "

@@ -12,15 +12,17 @@ from ladder.files import read_json
 PROVENANCE = ["commit", "config_digest", "hardware", "mlflow_run_id"]
 PUBLISHED_COLUMNS = ["table", "version", "model", "architecture", "tp", "batch", "p2p", "metric", "value", "unit"]
 PUBLISHED_COLUMNS += ["source", "note"]
-COLUMNS = [*records.COLUMNS, *PROVENANCE]
-NUMBERS = ["converted", "seed", "tp", "batch", "prompt", "new_tokens", "rho", "value", "low", "high", "stderr", "n"]
+COLUMNS = [*records.COLUMNS, *PROVENANCE, "record"]  # record: the path of the file
+NUMBERS = ["converted", "seed", "tp", "batch", "prompt", "new_tokens", "rho", "timed_layers"]
+NUMBERS += ["value", "low", "high", "stderr", "n"]
 # Published copies of a number that are shown as a footnote only: where two versions exist, the complete one is shown.
 SECOND_VERSIONS = ("B:",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frames:
-    """ours, published: tidy frames (published has also table, version, p2p, source); records: as read, with "path"."""
+    """ours, published: tidy frames (published has also table, version, p2p, source); records: as read, with "path" and
+    "kept": whether the repository keeps it, instead of this run having made it."""
 
     ours: pd.DataFrame
     published: pd.DataFrame
@@ -93,10 +95,20 @@ def read_published(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return frame.assign(stage="published", origin="published"), claims
 
 
-def read(places: list[Path], published: Path) -> Frames:
-    """Raises UserError for a place that does not exist and for a file that is not what it should be."""
-    found = read_records(places)
-    rows = [r | {key: record["provenance"].get(key) for key in PROVENANCE} for record in found for r in record["rows"]]
+def read(places: list[Path], published: Path, measured: Path | None = None) -> Frames:
+    """places: this run's records; measured: the directory of records that the repository keeps.
+
+    Raises UserError for a place that does not exist and for a file that is not what it should be.
+    """
+    found = [record | {"kept": False} for record in read_records(places)]
+    if measured is not None:
+        kept = read_records([measured])
+        found += [record | {"kept": True, "path": f"{measured.name}/{record['path']}"} for record in kept]
+    rows = [
+        row | {key: record["provenance"].get(key) for key in PROVENANCE} | {"record": record["path"]}
+        for record in found
+        for row in record["rows"]
+    ]
     ours = pd.DataFrame(rows, columns=COLUMNS)
     for column in NUMBERS:
         ours[column] = pd.to_numeric(ours[column])

@@ -1,19 +1,20 @@
 """The rules that judge claims: each is a function of the frames that returns a verdict and the numbers behind it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
 from ladder.report.frames import Frames
-from ladder.report.points import Point, emulated, points
+from ladder.report.points import deeper, points
 from ladder.report.quality import LOSS, PERPLEXITY, base_model, layers, rewired_share, rows_of
 from ladder.report.quality_tables import larger_pair
-from ladder.report.style import listing, look, percent, times
+from ladder.report.style import look, percent
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested at this scale"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, NOT_TESTED)
+ELSE = "; not supported if it is not; not tested without such a measurement."  # ends many rules
 CLOSE = 0.02  # relative difference that counts as comparable
-FAST_LINKS = 0.8  # rho up to which ladder is said to hide most of the communication
 
 
 @dataclass(frozen=True)
@@ -22,81 +23,22 @@ class Verdict:
     numbers: str  # what led to it, in words
 
 
+@dataclass(frozen=True)
+class Claim:
+    id: str
+    claim: str
+    published: str
+    source: str
+    rule: str
+    judge: Callable[[Frames], Verdict]
+
+
 def untested(reason: str) -> Verdict:
     return Verdict(NOT_TESTED, reason)
 
 
 def verdict(holds: bool, numbers: str) -> Verdict:
     return Verdict(SUPPORTED if holds else NOT_SUPPORTED, numbers)
-
-
-def within(found: list[Point]) -> list[Point]:
-    return [p for p in found if p.rho <= FAST_LINKS]
-
-
-def bounds(row: dict) -> str:
-    return f"{percent(row['value'])} [{percent(row['low'])}, {percent(row['high'])}]"
-
-
-def hides_decode(frames: Frames) -> Verdict:
-    found = [(p, p.row("hidden_wall", "ladder"), p.row("hidden_virtual", "ladder")) for p in within(emulated(frames))]
-    found = [entry for entry in found if entry[1] and entry[2]]
-    if not found:
-        return untested("No emulated decode timing at ρ up to 0.8.")
-    numbers = [f"ρ {p.rho:g}: {bounds(w)} wall, {bounds(v)} virtual" for p, w, v in found]
-    return verdict(
-        all(w["low"] > 0.5 and v["low"] > 0.5 for _, w, v in found), f"Hidden in decode at {'; '.join(numbers)}."
-    )
-
-
-def beats_parallel(frames: Frames) -> Verdict:
-    metrics = ("speedup", "speedup_virtual")
-    found = [
-        (p, [p.row(metric, wiring) for metric in metrics for wiring in ("ladder", "parallel")])
-        for p in within(emulated(frames, batch=1))
-    ]
-    found = [(p, rows) for p, rows in found if all(rows)]
-    if not found:
-        return untested("No emulated decode timing of ladder and parallel at batch 1 and ρ up to 0.8.")
-    numbers = [
-        f"ρ {p.rho:g}: ladder {spread_of(a)} wall, {spread_of(c)} virtual; parallel {spread_of(b)} wall, "
-        f"{spread_of(d)} virtual"
-        for p, (a, b, c, d) in found
-    ]
-    holds = all(a["value"] > b["value"] and c["low"] > d["high"] for _, (a, b, c, d) in found)
-    return verdict(holds, f"Decode speed-up at {'; '.join(numbers)}.")
-
-
-def spread_of(row: dict) -> str:
-    return f"{times(row['value'])} [{times(row['low'])}, {times(row['high'])}]"
-
-
-def measured_gain(model: str, tp: int, least: float, batches: tuple, wiring: str = "ladder", p2p: bool = True):
-    """A rule for a speed-up on real hardware: tokens/s over standard at least ``least``."""
-
-    def judge(frames: Frames) -> Verdict:
-        found = [p for p in points(frames) if p.origin == "measured" and p.key["model"] == model]
-        found = [p for p in found if p.key["tp"] == tp and p.key["batch"] in batches and p.key["backend"] == "nccl"]
-        found = [p for p in found if ("p2p off" in str(p.key["link"]).lower()) != p2p]
-        gains = [(p, gain["value"]) for p in found if (gain := p.throughput_gain(wiring))]
-        if not gains:
-            return untested(f"No measurement of {model} over {tp} GPUs in this run.")
-        numbers = listing(f"{times(gain)} at batch {p.key['batch']:g}" for p, gain in gains)
-        return verdict(all(gain >= least for _, gain in gains), f"tokens/s over standard: {numbers}.")
-
-    return judge
-
-
-def communication_share(frames: Frames) -> Verdict:
-    found = [
-        p for p in points(frames) if p.origin == "measured" and p.key["model"] == "llama-3-70b" and p.key["tp"] == 8
-    ]
-    found = [p for p in found if p.key["batch"] == 4 and p.key["backend"] == "nccl"]
-    shares = [1 - 1 / gain["value"] for p in found if (gain := p.throughput_gain("upper_bound"))]
-    if not shares:
-        return untested("No measurement of llama-3-70b over 8 GPUs in this run.")
-    numbers = f"Share of the time that vanishes without communication: {listing(map(percent, shares))}."
-    return verdict(all(0.28 <= share <= 0.48 for share in shares), numbers)
 
 
 def losses(frames: Frames, model: str, wiring: str) -> pd.Series:
@@ -139,8 +81,10 @@ def larger_is_better(frames: Frames) -> Verdict:
     )
     if not better:
         return Verdict(NOT_SUPPORTED, numbers)
-    timed = {p.key["model"]: p for p in points(frames) if p.key["model"] in (small, large)}
-    speeds = [timed[m].value("tokens_per_second", w, "both") for m, w in pair] if len(timed) == 2 else [None]
+    timed = [found for found in deeper(points(frames)) if [p.key["model"] for p in found] == [small, large]]
+    speeds = [None]
+    if timed:
+        speeds = [p.value("tokens_per_second", w, "both") for p, (_, w) in zip(timed[-1], pair, strict=True)]
     if None in speeds:
         return untested(
             numbers

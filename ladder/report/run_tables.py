@@ -8,6 +8,8 @@ from ladder.report.cells import Cell, Column, Table, missing, words
 from ladder.report.frames import Frames
 from ladder.report.style import listing
 
+KEPT = "not of this run: kept in reports/measured"
+
 
 def headline(frames: Frames) -> Table:
     columns = [Column("Claim", words=True), Column("Value"), Column("Setting", words=True)]
@@ -45,9 +47,10 @@ def runs(frames: Frames) -> Table:
             "origin": "measured",
             **{k: provenance.get(k) for k in ("commit", "config_digest", "hardware", "mlflow_run_id")},
         }
-        hardware.add(provenance.get("hardware"))
+        if not record["kept"]:
+            hardware.add(provenance.get("hardware"))
         commit, run_id = provenance.get("commit"), provenance.get("mlflow_run_id")
-        cells = [words(name), words(row.get("stage") or "–")]
+        cells = [words(name), words(row.get("stage") or "–", note=KEPT if record["kept"] else "")]
         cells.append(Cell(f"{seconds:.0f}", seconds, (tidy,)) if seconds is not None else missing("not recorded"))
         cells.append(words(provenance.get("hardware") or "–"))
         cells.append(
@@ -57,11 +60,12 @@ def runs(frames: Frames) -> Table:
         )
         cells.append(words(run_id) if run_id else missing("tracking was off or unreachable"))
         rows.append(cells)
-    total = sum(record["provenance"].get("seconds") or 0 for record in frames.records)
-    caption = (
-        f"{len(rows)} jobs, {total:,.0f} s of work in all, on "
-        f"{listing(sorted(filter(None, hardware))) or 'no hardware'}."
-    )
+    own = [record for record in frames.records if not record["kept"]]
+    total = sum(record["provenance"].get("seconds") or 0 for record in own)
+    machines = listing(sorted(filter(None, hardware))) or "no hardware"
+    caption = f"{len(own)} jobs, {total:,.0f} s of work in all, on {machines}."
+    if len(own) < len(rows):
+        caption += f" {len(rows) - len(own)} more records were made elsewhere and are kept in the repository."
     notes = ["A + after the commit: tracked files differed from it."]
     return Table("runs", "The jobs behind this build", caption, columns, rows, notes)
 
@@ -69,12 +73,15 @@ def runs(frames: Frames) -> Table:
 def provenance(frames: Frames, profile: str | None) -> dict:
     """What this build is made from: profile, configuration digests, commits, hardware, versions, warnings."""
 
-    def all_of(key: str) -> list:
-        found = {record["provenance"].get(key) for record in frames.records}
+    own = [record for record in frames.records if not record["kept"]]
+    kept = [record for record in frames.records if record["kept"]]
+
+    def all_of(key: str, records: list[dict] = own) -> list:
+        found = {record["provenance"].get(key) for record in records}
         return sorted(value for value in found if value is not None)
 
     versions: dict[str, set] = {}
-    for record in frames.records:
+    for record in own:
         for name, version in record["provenance"].get("versions", {}).items():
             versions.setdefault(name, set()).add(version)
     warnings = []
@@ -84,12 +91,12 @@ def provenance(frames: Frames, profile: str | None) -> dict:
         warnings.append(
             f"The records come from {len(commits)} commits ({short}); delete results/ to make all of them anew."
         )
-    if any(record["provenance"].get("dirty") for record in frames.records):
+    if any(record["provenance"].get("dirty") for record in own):
         warnings.append("Some records were made while tracked files differed from their commit.")
     if len(digests) > 1:
         warnings.append(f"The records come from {len(digests)} configurations.")
-    if not frames.records:
-        warnings.append("There are no records of our own: only published numbers are shown.")
+    if not own:
+        warnings.append("This run has no records: only published numbers and kept records are shown.")
     return {
         "profiles": all_of("profile") or ([profile] if profile else []),
         "config_digests": digests,
@@ -97,7 +104,8 @@ def provenance(frames: Frames, profile: str | None) -> dict:
         "warnings": warnings,
         "hardware": all_of("hardware"),
         "versions": {name: sorted(found) for name, found in sorted(versions.items())},
-        "records": len(frames.records),
+        "records": len(own),
+        "kept": {"records": len(kept), "hardware": all_of("hardware", kept), "commits": all_of("commit", kept)},
     }
 
 
@@ -109,6 +117,9 @@ def write_provenance(found: dict, path: Path) -> None:
         "Commit": found["commits"],
         "Hardware": found["hardware"],
         "Records": [str(found["records"])],
+        "Kept records": [f"{found['kept']['records']}, made on {listing(found['kept']['hardware'])}"]
+        if found["kept"]["records"]
+        else ["none"],
         "Versions": [f"{name} {' / '.join(version)}" for name, version in found["versions"].items()],
         "Warnings": found["warnings"] or ["none"],
     }

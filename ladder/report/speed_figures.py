@@ -1,10 +1,11 @@
 """Figures of speed."""
 
 from ladder.report.drawing import empty_panel, legend, line, throughput_gains, tidy
-from ladder.report.finding import finding
+from ladder.report.finding import against_links, finding
 from ladder.report.frames import Frames
-from ladder.report.points import Point, emulated, points
-from ladder.report.speed_tables import P2P, WIRINGS
+from ladder.report.points import curve_words, headline, plain, points, sweeps
+from ladder.report.setting import P2P
+from ladder.report.speed_tables import WIRINGS, told
 from ladder.report.style import COMMUNICATION, INK, listing, look, order, times
 from ladder.report.svg import Figure, Panel
 from ladder.report.timeline import timeline
@@ -13,7 +14,8 @@ from ladder.report.timeline import timeline
 def by_model_size(frames: Frames) -> Figure:
     paper = frames.paper("table1_speedup_by_model_size")
     models = list(dict.fromkeys(paper["model"]))
-    own = [(p, row) for p in points(frames) if p.rho is not None and (row := p.throughput_gain("ladder"))]
+    shown = [p for p in headline(points(frames)) if p.origin == "emulated" or p.key["backend"] != "gloo"]
+    own = [(p, row) for p in shown if (row := p.throughput_gain("ladder"))]
     labels = models + list(dict.fromkeys(p.key["model"] for p, _ in own))
     colour = look("ladder").colour
 
@@ -23,10 +25,15 @@ def by_model_size(frames: Frames) -> Figure:
             axes.plot(part["value"], [labels.index(m) for m in part["model"]], "o", color=colour, mfc=face,
                       label=f"published, {P2P[p2p]}")  # fmt: skip
         if own:
-            axes.plot([r["value"] for _, r in own], [labels.index(p.key["model"]) for p, _ in own], "P", ms=7,
-                      color=COMMUNICATION, label="this run, emulated")  # fmt: skip
+            for origin, face in (("emulated", COMMUNICATION), ("measured", "none")):
+                some = [(r["value"], labels.index(p.key["model"])) for p, r in own if p.origin == origin]
+                if some:
+                    axes.plot(
+                        *zip(*some, strict=True), "P", ms=7, mfc=face, color=COMMUNICATION, label=f"ours, {origin}"
+                    )
             for p, row in own:
-                axes.annotate(f"ρ {p.rho:g}", (row["value"], labels.index(p.key["model"])), (0, 6), ha="center",
+                axes.annotate(f"ρ {p.rho:g}" if p.rho is not None else p.link.removeprefix("emulated, "),
+                              (row["value"], labels.index(p.key["model"])), (0, 6), ha="center",
                               textcoords="offset points", fontsize=8)  # fmt: skip
         daggers = [f"{m} †" if m in ("34B", "176B") else m for m in labels]
         axes.set_yticks(range(len(labels)), daggers)
@@ -41,13 +48,15 @@ def by_model_size(frames: Frames) -> Figure:
         f"{m} {times(v)}" for m, v in paper[paper["p2p"] == "enabled"].set_index("model")["value"].items()
     )
     alt += " with P2P. " + (
-        f"This run, emulated: {listing(times(r['value']) for _, r in own)}." if own else "This run: none."
+        "Ours: " + listing(f"{times(r['value'])} ({p.key['model']} {p.at}, {p.origin})" for p, r in own) + "."
+        if own
+        else "This run: none."
     )
     caption = (
         f"Published speed-ups lie between {times(paper['value'].min())} and {times(paper['value'].max())}; "
         "† 34B and 176B disagree with the authors' other data. "
     )
-    caption += "Ours is one emulated rank, so it moves along ρ." if own else "This run has no emulated timing."
+    caption += "An emulated rank of ours moves along its link." if own else "This run has no emulated timing."
     data = [*paper.to_dict("records"), *(r for _, r in own)]
     panel = Panel("speed_by_model_size", alt, draw, (4.6, 3.9))
     return Figure("speed_by_model_size", "Speed-up by model size", caption, [panel], tidy(data))
@@ -55,9 +64,10 @@ def by_model_size(frames: Frames) -> Figure:
 
 def latency_breakdown(frames: Frames) -> Figure:
     paper = frames.paper("table2_latency_breakdown_70b")
-    own = [p for p in emulated(frames) if p.row("speedup", "ladder")]
+    own = [p for p in headline(points(frames)) if p.key["model"] == "llama-3-70b" and p.row("speedup", "ladder")]
+    own += [p for p in against_links(frames) if p.row("speedup", "ladder")]
     settings = [("published, P2P on", "enabled"), ("published, P2P off", "disabled")]
-    settings += [(f"emulated, ρ {p.rho:g}", p) for p in own]
+    settings += [(p.link if p.rho is not None else f"{p.key['model']}, {p.link}", p) for p in own]
 
     def improvement(setting, phase: str, wiring: str) -> dict | None:
         if not isinstance(setting, str):
@@ -94,8 +104,8 @@ def latency_breakdown(frames: Frames) -> Figure:
         )
     ]
     caption = f"Published for 70B, ladder saves {min(decode):.0f} to {max(decode):.0f} % of the decode time. "
-    parts = [f"{p.improvement('ladder', 'decode')['value']:.0f} % at ρ {p.rho:g}" for p in own]
-    caption += f"Emulated here: {listing(parts)}." if parts else "This run has no emulated timing."
+    parts = told(own, lambda p: p.improvement("ladder", "decode"), lambda saved: f"{saved:.0f} %")
+    caption += f"Emulated here: {parts}." if parts else "This run has no emulated timing."
     return Figure("latency_breakdown", "Where the time goes: prefill and decode", caption, panels, tidy(data))
 
 
@@ -120,13 +130,30 @@ def throughput_by_tp(frames: Frames) -> Figure:
             cells = [f"{look(w).label} {v:,.0f}" for w, v in top.items()]
             alt = f"Published tokens/s at TP 8, batch {batch}, {P2P[p2p]}: {listing(cells)}."
             panels.append(Panel(f"throughput_by_tp-batch{batch}-p2p-{p2p}", alt, draw))
-    own = points(frames)
-    if own:
-        for p in own:
+    own = sweeps(plain(points(frames)), "tp")
+    for number, sweep in enumerate(sorted(own, key=len, reverse=True)[:2]):
+        for p in sweep:
             data += p.rows[p.rows["metric"] == "tokens_per_second"].to_dict("records")
-        panels.append(Panel("throughput_by_tp-own", own_alt(own), lambda axes: own_throughput(axes, own), (4.2, 2.9)))
-    else:
-        panels.append(empty_panel("throughput_by_tp-own", "This run has no timing of its own."))
+        where = curve_words(sweep)
+        speed = {
+            w: [(p.key["tp"], v) for p in sweep if (v := p.value("tokens_per_second", w, "both"))] for w in WIRINGS
+        }
+
+        def draw_own(axes, speed=speed, sweep=sweep):
+            for wiring, found in speed.items():
+                line(axes, wiring, [tp for tp, _ in found], [v for _, v in found])
+            axes.set_xticks([p.key["tp"] for p in sweep])
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(f"TP degree ({sweep[0].key['model']}, {sweep[0].hardware})")
+            axes.set_ylabel(f"tokens/s ({sweep[0].origin})")
+            legend(axes)
+
+        cells = [
+            f"{look(w).label} {listing(f'{v:.1f} at TP {tp:g}' for tp, v in speed[w])}" for w in WIRINGS if speed[w]
+        ]
+        panels.append(Panel(f"throughput_by_tp-own{number}", f"Tokens/s, {where}: {'; '.join(cells)}.", draw_own))
+    if not own:
+        panels.append(empty_panel("throughput_by_tp-own", "This run holds no sweep over the TP degree."))
     gain = (
         throughput_gains(paper).query("wiring == 'ladder' and batch == 1 and p2p == 'enabled'").set_index("tp")["value"]
     )
@@ -134,42 +161,11 @@ def throughput_by_tp(frames: Frames) -> Figure:
         f"Published at batch 1, ladder's gain grows from {times(gain.iloc[0])} at TP {gain.index[0]:g} to "
         f"{times(gain.iloc[-1])} at TP {gain.index[-1]:g}. "
     )
-    if any(p.key["backend"] == "gloo" for p in own):
-        caption += (
-            "Ours: the two real ranks (gloo on shared cores) show that tensor parallelism runs, not what overlap "
-            "gains; the emulated rank shows that."
-        )
+    for sweep in own:
+        ends = [(p, row) for p in sweep if (row := p.throughput_gain("ladder"))]
+        cells = [f"{times(row['value'])} at TP {p.key['tp']:g}" for p, row in ends]
+        caption += f"{sweep[0].origin.capitalize()} here ({curve_words(sweep)}): {listing(cells)}. "
     return Figure("throughput_by_tp", "Throughput by TP degree", caption, panels, tidy(data))
-
-
-def own_throughput(axes, own: list[Point]) -> None:
-    names = [
-        f"{p.origin} TP {p.key['tp']:g}\n{'ρ ' + format(p.rho, 'g') if p.rho is not None else p.key['backend']}"
-        for p in own
-    ]
-    for i, wiring in enumerate(WIRINGS):
-        rows = [
-            (n + 0.14 * (i - 1.5), row["value"])
-            for n, p in enumerate(own)
-            if (row := p.row("tokens_per_second", wiring, "both"))
-        ]
-        how = look(wiring)
-        axes.plot([x for x, _ in rows], [y for _, y in rows], how.marker, color=how.colour, label=how.label)
-    axes.set_xticks(range(len(own)), names, fontsize=7.5)
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("tokens/s (this run)")
-    legend(axes)
-
-
-def own_alt(own: list[Point]) -> str:
-    cells = []
-    for p in own:
-        row = p.row("tokens_per_second", "ladder", "both"), p.row("tokens_per_second", "standard", "both")
-        if all(row):
-            cells.append(
-                f"{p.origin} TP {p.key['tp']:g}, {p.link}: ladder {row[0]['value']:.1f}, standard {row[1]['value']:.1f}"
-            )
-    return f"Tokens/s of this run. {'; '.join(cells)}."
 
 
 def cross_node(frames: Frames) -> Figure:

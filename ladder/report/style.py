@@ -86,6 +86,25 @@ def percent(fraction: float, digits: int = 0, signed: bool = False) -> str:
     return f"{100 * fraction:{'+' if signed else ''}.{digits}f} %".replace("-", "−")
 
 
+def hardware_words(name: str | None) -> str:
+    """'8 x NVIDIA H100 80GB HBM3' -> '8 × H100', 'Intel(R) Xeon(R) Gold 6430 CPU @ 2.10GHz, 2 cores' -> 'Xeon Gold
+    6430, 2 cores'."""
+    noise = r"\((?:R|TM)\)|\b(?:NVIDIA|Intel|AMD|Processor|HBM\w*|CPU(?= @))\b|@ [\d.]+GHz|[- ](?:SXM\d?|\d+GB)\b"
+    text = re.sub(noise, "", name or "", flags=re.IGNORECASE)
+    text = re.sub(r"\s+", " ", text).replace(" ,", ",").strip()
+    return re.sub(r"^(\d+) x ", r"\1 × ", text).removeprefix("1 × ") or "not recorded"
+
+
+def seconds_text(value: float) -> str:
+    """Milliseconds, with the digits that a step of this length needs."""
+    return f"{1e3 * value:.1f}" if value >= 0.01 else f"{1e3 * value:.2f}"
+
+
+def span(values, form) -> str:
+    """'85 % to 90 %', or '90 %' where both ends read the same."""
+    return " to ".join(dict.fromkeys(map(form, (min(values), max(values)))))
+
+
 def listing(words) -> str:
     """['a', 'b', 'c'] -> 'a, b and c'."""
     words = list(words)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from ladder.report.drawing import empty_panel
+from ladder.report.finding import against_links, extra_of
 from ladder.report.frames import Frames
 from ladder.report.style import COMMUNICATION, listing, look, order, percent
 from ladder.report.svg import Figure, Panel
@@ -10,13 +11,18 @@ from ladder.report.svg import Figure, Panel
 
 def timeline(frames: Frames) -> Figure:
     """Real spans of one decode step: what computes and what is on the link, wiring by wiring."""
-    records = frames.with_extra("timelines")
-    title = "One decode step on an emulated link"
+    chosen = extra_of(frames, against_links(frames), "timelines")
+    records = [chosen] if chosen else frames.with_extra("timelines")
+    title = "One decode step"
     if not records:
         text = "This run holds no trace of a decode step."
         return Figure("timeline", title, text, [empty_panel("timeline", text)])
     record = records[-1]
-    spans = {w: record["timelines"][w] for w in sorted(record["timelines"], key=order) if record["timelines"][w]}
+    origin = next((row["origin"] for row in record["rows"] if row["metric"] == "seconds"), "emulated")
+    spans = {
+        w: [s for s in record["timelines"][w] if not s.get("rank")] for w in sorted(record["timelines"], key=order)
+    }
+    spans = {w: found for w, found in spans.items() if found}
     rho = record.get("timeline_rho")
 
     def draw(axes):
@@ -48,10 +54,10 @@ def timeline(frames: Frames) -> Figure:
     )
     at = f" at ρ {rho:g}" if rho is not None else ""
     caption = (
-        f"A traced step takes {listing(told)}{at} (emulated). The link is busy while nothing computes for "
+        f"A traced step takes {listing(told)}{at} ({origin}). The link is busy while nothing computes for "
         f"{listing(hidden)} communication time."
     )
-    rows = [{"wiring": w, "origin": "emulated", "rho": rho, **s} for w, steps in spans.items() for s in steps]
+    rows = [{"wiring": w, "origin": origin, "rho": rho, **s} for w, steps in spans.items() for s in steps]
     panel = Panel("timeline", alt, draw, (4.8, 0.6 + 0.3 * (2 * len(spans))))
     return Figure("timeline", title, caption, [panel], pd.DataFrame(rows))
 

@@ -1,13 +1,24 @@
 """The schedule, the emulated link and the statistics, on clocks that do not depend on the machine."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from ladder.bench.bandwidth import copy_bandwidth
+from ladder.bench.baseline import Baseline
+from ladder.bench.plain import logits
+from ladder.bench.point import Point
+from ladder.bench.rows import extrapolated, stable
 from ladder.bench.schedule import length, schedule
 from ladder.bench.statistics import estimate, hidden, matters
+from ladder.bench.timing import Timer
 from ladder.cli import main
 from ladder.files import read_json
-from ladder.parallel.communicators import EmulatedLink
+from ladder.inference.fused import Fused
+from ladder.model.modeling import LadderConfig
+from ladder.model.sizes import size
+from ladder.parallel.communicators import EmulatedLink, Solo
 from ladder.wiring import PATTERNS, Module, run, table
 
 LAYERS = 8
@@ -125,29 +136,149 @@ def test_hidden_and_its_interval():
     assert matters([1.3, 1.3], [1.0, 1.0])
 
 
+def test_a_link_with_two_in_flight():
+    """ladder: while a module computes, the all-reduces of the two before it may be under way."""
+    link = FakeClock(2.0)
+    link._free = [0.0, 0.0]
+    for _ in range(3):
+        last = link.all_reduce(torch.ones(1))
+    last.wait()
+    assert link.now() == 4.0
+    slow = schedule(table("ladder", LAYERS), module_seconds, 4.0, in_flight=1)
+    assert length(schedule(table("ladder", LAYERS), module_seconds, 4.0, in_flight=2)) < length(slow)
+    with pytest.raises(ValueError, match="in_flight = 0"):
+        EmulatedLink(2, 1.0, in_flight=0)
+
+
+def test_extrapolation_adds_the_same_for_every_layer():
+    """A head of 2 s and layers of 3 s: 80 layers from 4 and 2."""
+    key = ("ladder", "eager")
+    found = extrapolated({key: [14.0, 14.0]}, {key: [8.0, 8.0]}, 4, 2, 80)
+    assert found == {key: [242.0, 242.0]}
+
+
+class Ticking:
+    """A decoder whose steps take 1, 1/2, 1/4, ... s more than 1 s on a clock of its own."""
+
+    def __init__(self):
+        self.time, self.calls, self.prefills = 0.0, 0, 0
+
+    def step(self):
+        self.time += 1 + 2.0**-self.calls
+        self.calls += 1
+
+    def prefill(self):
+        self.prefills += 1
+        self.time += 1
+
+
+def test_the_timer_warms_up_until_times_stand_still_and_rotates_the_order():
+    one, other, seen = Ticking(), Ticking(), []
+
+    def watch(key, phase, work):
+        seen.append(key)
+        work()
+
+    timer = Timer({"one": one, "other": other}, 12, clock=lambda: one.time + other.time, watch=watch)
+    samples = timer.samples(prefills=3)
+    assert timer.warmup == {"prefill": 6, "decode": 10}  # medians of three rounds within 5 %
+    assert {phase: len(found["one"]) for phase, found in samples.items()} == {"prefill": 3, "decode": 12}
+    assert max(samples["decode"]["one"]) < 1.01
+    assert seen[:4] == ["one", "other", "other", "one"]
+    assert one.prefills == 6 + 3 + 1  # the decode pass begins behind a prompt
+
+
+def test_the_steadiest_times_need_two_windows():
+    assert not stable([1.0] * 5)
+    assert stable([9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    assert not stable([2.0, 2.0, 2.0, 1.0, 1.0, 1.0])
+
+
+def bench(words: str, out="out") -> dict[str, dict]:
+    """Records of `ladder bench` by file name."""
+    assert main(["bench", *words.split(), "--out", str(out)]) == 0
+    return {path.name: read_json(path) for path in sorted(Path(out).glob("*.json")) if "trace" not in path.name}
+
+
+TOY = "--size tiny --layers 2 --prompt 4 --new-tokens 4 --prefills 2"
+
+
+@pytest.fixture(autouse=True)
+def small_copies(monkeypatch):
+    import torch._dynamo  # its import during a timed step would be measured
+
+    from ladder.bench import emulation
+
+    monkeypatch.setattr(
+        emulation, "copy_bandwidth", lambda *args, **kwargs: copy_bandwidth("cpu", torch.float32, size=2**16)
+    )
+    emulation.bandwidth.cache_clear()
+
+
 def test_one_rank_end_to_end(tmp_path, monkeypatch):
     """`ladder bench --emulate` at toy size: checked, complete, every number with its origin and link."""
-    import torch._dynamo  # noqa: F401 (its import during a timed step would be measured)
-
     monkeypatch.chdir(tmp_path)
-    words = "--size tiny --layers 2 --tp 2 --emulate --rho 0.8 --prompt 4 --new-tokens 4 --prefills 2"
-    words += " --wirings standard ladder spd dtp-1 fal upper_bound"
-    assert main(["bench", *words.split(), "--record", "bench.json"]) == 0
-    record = read_json("bench.json")
+    words = f"{TOY} --tp 2 --emulate --rho 0.8 --trace --wirings standard ladder spd dtp-1 fal upper_bound"
+    (record,) = bench(words).values()
     rows = record["rows"]
-    assert {row["origin"] for row in rows} == {"emulated"}
-    assert all(row["note"] == "2 of 10 layers" for row in rows)
+    assert {row["origin"] for row in rows} == {"emulated", "measured"}
+    assert {row["metric"] for row in rows if row["origin"] == "measured"} == {"copy_bandwidth", "step_bytes"}
+    assert all(row["note"].startswith("2 of 10 layers") and row["timed_layers"] == 2 for row in rows)
+    assert {row["dtype"] for row in rows} == {"fp32"}
     differences = {r["wiring"]: r["value"] for r in rows if r["metric"] == "logits_difference"}
     assert set(differences) == {"standard", "ladder", "spd", "dtp-1", "fal"}
     assert max(differences.values()) < 1e-4
+    assert len([r for r in rows if r["metric"] == "implementation_difference"]) == 6
     counts = {r["wiring"]: r["value"] for r in rows if r["metric"] == "all_reduces"}
     assert counts == {"standard": 4, "ladder": 4, "spd": 2, "dtp-1": 3, "fal": 3, "upper_bound": 0}
     for metric in ("seconds", "seconds_virtual", "speedup", "speedup_virtual"):
-        found = {(r["wiring"], r["phase"]) for r in rows if r["metric"] == metric}
-        assert len(found) == 12, metric
+        found = {(r["wiring"], r["phase"], r["compute"], r["rho"]) for r in rows if r["metric"] == metric}
+        assert len([key for key in found if key[1] != "both"]) == 12, metric
+    timed = [r for r in rows if r["metric"] in ("seconds", "tokens_per_second", "tokens_per_second_per_gpu")]
+    assert all(r["n"] and r["low"] <= r["value"] <= r["high"] and r["link"] for r in timed)
     lanes = {span["lane"] for span in record["timelines"]["ladder"]}
     assert lanes == {"compute", "communication"}
     assert len(record["timelines"]["ladder"]) == 8
+    (trace,) = tmp_path.glob("out/*.trace.json")
+    assert len([e for e in read_json(trace)["traceEvents"] if e["ph"] == "X"]) > 8
+
+
+def test_a_grid_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    """One record a point; the link that rho set at the first point holds for all; nothing is measured twice."""
+    monkeypatch.chdir(tmp_path)
+    words = f"{TOY} --tp 2 --emulate --wirings standard upper_bound --rho 0.8"
+    (first,) = bench(words).values()
+    both = bench(f"{words} --batch 1 2")
+    assert "2 points, 1 of them finished" in capsys.readouterr().err
+    names = ["tiny-2l-tp2-b1-p4-n4-fp32-rho0.8.json", "tiny-2l-tp2-b2-p4-n4-fp32-rho0.8.json"]
+    assert list(both) == names
+    assert both[names[0]] == first
+    assert both[names[1]]["link"] == first["link"] | {"rho": None}
+    assert main(["bench", *f"{words} --seed 3 --out out".split()]) == 1
+    assert (
+        f"out/{names[0]}: made with seed = 0, not 3; choose another --out, or --replace it" in capsys.readouterr().err
+    )
+    assert bench(f"{words} --seed 3 --replace")[names[0]]["settings"]["seed"] == 3
+
+
+def test_named_links_depth_and_one_rank_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = f"{TOY} --emulate --wirings standard ladder upper_bound --extrapolate"
+    (record,) = bench(f"{words} --tp 2 --link ethernet-10g").values()
+    assert record["link"]["alpha"] == pytest.approx(100e-6)
+    assert all(r["note"].startswith("extrapolated from 2 of 10 layers") for r in record["rows"])
+    (alone,) = bench(f"{words} --tp 1 --rho 0.4 0.8", "alone").values()
+    assert {r["origin"] for r in alone["rows"]} == {"measured"}
+
+
+def test_plain_transformers_as_a_baseline():
+    """Same weights, same logits as the decode path; compiled, so its first step takes a while."""
+    config = LadderConfig(**size("tiny").config(num_hidden_layers=1, num_key_value_heads=2))
+    point = Point(config, 1, 2, 4, 3, ("standard",))
+    model = point.shard(0)
+    baseline = Baseline(model, point)
+    engine = point.engine(Fused(model), "standard", Solo().all_reduce)
+    torch.testing.assert_close(logits(baseline, 3), logits(engine, 3), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -157,15 +288,25 @@ def test_one_rank_end_to_end(tmp_path, monkeypatch):
         ("--size tiny --tp 3", "tensor-parallel degree 3 does not divide the model's num_attention_heads (4)"),
         ("--size tiny --tp 2 --wirings standard laddr upper_bound", "unknown wiring 'laddr'"),
         ("--size tiny --tp 2 --emulate --rho 0", "must be above 0"),
+        ("--size tiny --tp 2 --emulate --link nvlnk", "unknown link 'nvlnk'; known: a100-nvlink"),
+        ("--size tiny --tp 2 --link h100-nvlink", "--rho and --link set an emulated link; add --emulate"),
+        ("--size tiny --tp 2 --backend ncl", "unknown backend 'ncl'; known: gloo, multimem, nccl"),
+        ("--size tiny --tp 2 --emulate --backend nccl", "--backend is what real ranks reduce with"),
+        ("--size tiny --tp 2 --compute graphs", "--compute graphs needs a GPU"),
+        ("--size tiny --tp 2 --emulate --attention flash", "unknown attention 'flash'"),
+        ("--size tiny --tp 2 --emulate --extrapolate", "--extrapolate needs --layers of at least 2"),
+        ("--size tiny --tp 2 --layers 11", "--layers 11: tiny has 10"),
+        ("--size tiny --tp 2 --emulate --baseline", "--baseline times plain transformers on one rank; use --tp 1"),
         ("--size llama-3.2-1b --tp 16", "num_key_value_heads (8); --replicate-kv gives several ranks the same one"),
         ("--size llama-3.2-1b --tp 16 --replicate-kv --wirings standard spd", "--wirings spd: with several ranks on"),
-        ("--size tiny --tp 2 --device cuda", "needs as many GPUs"),
-        ("--size tiny --tp 2 --emulate --wirings standard ladder", "needs the wirings 'standard' and 'upper_bound'"),
+        ("--size llama-3.1-405b --tp 8 --emulate --rho 1", "GiB on a rank"),
+        ("--size tiny --tp 2 --device cuda", "--device cuda: no GPU is there"),
+        ("--size tiny --tp 2 --emulate --wirings standard ladder", "--wirings lacks upper_bound"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, capsys, words, message):
-    assert main(["bench", *words.split(), "--record", str(tmp_path / "r.json")]) == 1
+    assert main(["bench", *words.split(), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err.strip()
     assert message in error
     assert "Traceback" not in error
-    assert not (tmp_path / "r.json").exists()
+    assert not (tmp_path / "out").exists()

@@ -21,8 +21,14 @@ def records(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def full(records, published):
-    return frames.read([records], published)
+def measured(tmp_path_factory):
+    """Records of other hardware."""
+    return toy_records.kept(tmp_path_factory.mktemp("other") / "measured")
+
+
+@pytest.fixture(scope="session")
+def full(records, published, measured):
+    return frames.read([records], published, measured)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +38,8 @@ def bare(tmp_path_factory, published):
 
 
 @pytest.fixture(scope="session")
-def reports(records, published, tmp_path_factory):
+def reports(records, published, measured, tmp_path_factory):
     """(directory, summary) of a complete report."""
     out = tmp_path_factory.mktemp("reports")
-    return out, build([records], published, {"name": "default", "digest": digest({"name": "default"})}, out)
+    run = {"name": "default", "digest": digest({"name": "default"})}
+    return out, build([records], published, run, out, measured=measured)

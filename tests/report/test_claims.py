@@ -3,7 +3,7 @@
 import pytest
 import toy_records
 
-from ladder.report import claims, frames, rules
+from ladder.report import claims, frames, rules, speed_rules
 from ladder.report.rules import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, VERDICTS
 
 SPEED = {"stage": "bench", "run": "r", "tp": 8, "batch": 1, "prompt": 1024, "new_tokens": 512, "origin": "measured"}
@@ -127,4 +127,57 @@ def test_claims_about_hardware_need_that_hardware(tmp_path, published, claim, mo
 
 def test_emulated_numbers_never_judge_a_claim_about_hardware(records, published):
     data = frames.read([records], published)
-    assert rules.measured_gain("paper-1b-8l", 8, 1.0, (1,))(data).verdict == NOT_TESTED
+    assert speed_rules.measured_gain("paper-1b-8l", 8, 1.0, (1,))(data).verdict == NOT_TESTED
+
+
+@pytest.mark.parametrize(("parallel", "verdict"), [(1.0, NOT_SUPPORTED), (0.85, SUPPORTED)])
+def test_parallel_catches_up_at_batch_64(tmp_path, published, parallel, verdict):
+    toy_records.kept(tmp_path, parallel=parallel)
+    assert verdicts(tmp_path, published)["batch-64"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("gain", "link", "hardware", "verdict"),
+    [
+        (1.31, "h100-nvlink", "1 x NVIDIA H200", SUPPORTED),
+        (1.45, "h100-nvlink", "1 x NVIDIA H200", NOT_SUPPORTED),
+        (1.31, "pcie5-host-staged", "1 x NVIDIA H200", NOT_TESTED),
+        (1.31, "h100-nvlink", "Toy CPU, 2 cores", NOT_TESTED),
+    ],
+)
+def test_emulated_70b_is_judged_on_its_link_and_hardware(tmp_path, published, gain, link, hardware, verdict):
+    what = SPEED | {"model": "llama-3-70b", "link": link, "backend": "emulated", "origin": "emulated", "phase": "both"}
+    speeds = {"standard": 100.0, "parallel": 122.0, "ladder": 100.0 * gain}
+    rows = [
+        what | {"wiring": w, "metric": "tokens_per_second", "value": v, "unit": "tokens/s"} for w, v in speeds.items()
+    ]
+    toy_records.write(tmp_path, "gpu", rows, provenance={"hardware": hardware})
+    found = verdicts(tmp_path, published)
+    assert found["70b-emulated"] == verdict
+    assert found["batch-64"] == found["70b-29"] == NOT_TESTED
+
+
+@pytest.mark.parametrize(("slower", "verdict"), [({}, SUPPORTED), ({"ladder": 1.2}, NOT_SUPPORTED)])
+def test_ladder_is_never_slower(tmp_path, published, slower, verdict):
+    toy_records.speed(tmp_path, slower=slower)
+    assert verdicts(tmp_path, published)["never-slower"] == verdict
+
+
+def test_a_link_too_fast_to_tell_decides_nothing_about_hiding(tmp_path, published):
+    toy_records.speed(tmp_path, rhos=(0.05,))
+    found = verdicts(tmp_path, published)
+    assert found["hides-decode"] == found["beats-parallel"] == NOT_TESTED
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(1.04, SUPPORTED), (0.8, NOT_SUPPORTED)])
+def test_the_emulated_link_predicts_the_network(tmp_path, published, off, verdict):
+    toy_records.network(tmp_path, off)
+    assert verdicts(tmp_path, published)["link-predicts"] == verdict
+
+
+@pytest.mark.parametrize(("slower", "verdict"), [({}, SUPPORTED), ({"ladder@4-7": 1.3}, NOT_SUPPORTED)])
+def test_half_the_layers_bring_half_the_gain(tmp_path, published, slower, verdict):
+    what, wirings = toy_records.rank("hybrid"), ("standard", "ladder@4-7", "ladder", "upper_bound")
+    rows = toy_records.timed(what, wirings, toy_records.MODULES, 1e-3, slower, "emulated, serial", 0.8)
+    toy_records.write(tmp_path, "hybrid", rows)
+    assert verdicts(tmp_path, published)["hybrid-half"] == verdict

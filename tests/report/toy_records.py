@@ -31,8 +31,9 @@ SCANNED = {"ladder": 1.9, "parallel-2norm": 1.7, "spd": 1.25, "desync-2x": 1.35}
 LAYERS = 10  # of the tiny model
 
 
-def write(folder: Path, name: str, rows: list[dict], **extra) -> None:
-    record = {"schema": 1, "provenance": PROVENANCE | {"mlflow_run_id": f"run-{name}"}, "rows": rows, **extra}
+def write(folder: Path, name: str, rows: list[dict], provenance: dict | None = None, **extra) -> None:
+    made = PROVENANCE | {"mlflow_run_id": f"run-{name}"} | (provenance or {})
+    record = {"schema": 1, "provenance": made, "rows": rows, **extra}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
 
@@ -123,32 +124,133 @@ def quality(folder: Path) -> None:
             evaluation(folder, "tiny", wiring, "adapted", seed, original * adapted, 0.36)
 
 
-def speed(folder: Path, wirings=("standard", "parallel", "ladder", "upper_bound"), slower: dict | None = None) -> None:
-    """Timings that follow the two-resource schedule; ``slower`` multiplies a wiring's seconds."""
-    slower = slower or {}
-    what = {"stage": "bench", "run": "paper-1b-8l-tp8-b1-emulated", "model": "paper-1b-8l", "seed": 0, "tp": 8}
-    what |= {"batch": 1, "prompt": 32, "new_tokens": 60, "backend": "emulated", "origin": "emulated"}
-    mean, rows, timelines = sum(MODULES) / len(MODULES), [], {}
-    rows += [what | {"wiring": w, "metric": "all_reduces", "value": 16, "unit": "per step"} for w in wirings]
-    for rho in (0.4, 0.8, 1.5):
+ALL = ("standard", "parallel", "ladder", "upper_bound")
+FAST = {"eager": 1.0, "compiled": 0.8, "graphs": 0.5}  # seconds over eager's
+
+
+def timed(what: dict, wirings, modules: list[float], reduce: float, slower: dict, link: str, rho=None) -> list[dict]:
+    """Rows of one link: what the two-resource schedule says of modules of these seconds; ``slower`` multiplies a
+    wiring's seconds."""
+    depth = len(modules) // 2
+    spans = {w: schedule(table(w, depth, what["tp"]), lambda n: modules[n], reduce) for w in wirings}
+    seconds = {w: length(spans[w]) * slower.get(w, 1) for w in wirings}
+    rows = []
+    for wiring in wirings:
+        here = what | {"link": link, "wiring": wiring} | ({} if rho is None else {"rho": rho})
+        for phase, scale in (("prefill", 3.0), ("decode", 1.0)):
+            rows += timings(here | {"phase": phase, "n": 59}, seconds, wiring, scale)
+        value = what["batch"] * 60 / (63 * seconds[wiring])
+        both = here | {"phase": "both", "unit": "tokens/s", "n": 59}
+        rows.append(both | {"metric": "tokens_per_second", "value": value})
+        rows.append(both | {"metric": "tokens_per_second_per_gpu", "value": value / what["tp"]})
+        host = {"phase": "decode", "metric": "host_seconds", "value": 0.015 * seconds[wiring], "unit": "s"}
+        rows.append(here | host)
+        fraction = 0.9 * seconds["upper_bound"] / seconds[wiring]
+        rows.append(here | {"phase": "decode"} | around("roofline_fraction", fraction, "fraction"))
+    return rows
+
+
+def rank(name: str, **changes) -> dict:
+    what = {"stage": "bench", "run": name, "model": "paper-1b-8l", "seed": 0, "tp": 8, "batch": 1, "prompt": 32}
+    what |= {"new_tokens": 60, "backend": "emulated", "origin": "emulated", "dtype": "fp32", "compute": "compiled"}
+    return what | changes
+
+
+def shared(what: dict, wirings) -> list[dict]:
+    """Rows that hold for all links of a record."""
+    plain = {key: value for key, value in what.items() if key != "compute"}
+    rows = [plain | {"wiring": w, "metric": "all_reduces", "value": 16, "unit": "per step"} for w in wirings]
+    plain |= {"origin": "measured", "backend": "none"}
+    rows.append(plain | around("copy_bandwidth", 2e10, "bytes/s"))
+    rows.append(plain | {"phase": "decode", "metric": "step_bytes", "value": 3e8, "unit": "bytes"})
+    return [*rows, plain | {"wiring": "standard", "metric": "memory_bytes", "value": 9e8, "unit": "bytes"}]
+
+
+def speed(folder: Path, wirings=ALL, slower: dict | None = None, rhos=(0.05, 0.4, 0.8, 1.5)) -> None:
+    """An emulated rank on links set by rho, eager and compiled; a record a link."""
+    mean = sum(MODULES) / len(MODULES)
+    for rho in rhos:
+        what = rank(f"paper-1b-8l-tp8-b1-p32-n60-fp32-rho{rho:g}")
+        rows, link = shared(what, wirings), f"emulated, serial, {1e3 * rho * mean:.2f} ms"
+        for compute in ("eager", "compiled"):
+            here, modules = what | {"compute": compute}, [FAST[compute] * s for s in MODULES]
+            found = timed(here, wirings, modules, FAST[compute] * rho * mean, slower or {}, link, rho)
+            rows += [row for row in found if told(row, rho)]
+        gain = what | {"rho": rho, "link": link, "phase": "decode"}
+        rows += [gain | {"wiring": w} | around("compile_speedup", 1.25, "x") for w in wirings]
         spans = {w: schedule(table(w, 8, 8), lambda n: MODULES[n], rho * mean) for w in wirings}
-        seconds = {w: length(spans[w]) * slower.get(w, 1) for w in wirings}
-        if rho == 0.8:
-            timelines = {w: [named(s) for s in spans[w]] for w in wirings}
-        for wiring in wirings:
-            here = what | {"rho": rho, "link": f"emulated, serial, {rho:g} ms", "wiring": wiring}
-            for phase, scale in (("prefill", 3.0), ("decode", 1.0)):
-                rows += timings(here | {"phase": phase, "n": 59}, seconds, wiring, scale)
-            value = 60 / (63 * seconds[wiring])
-            rows.append(
-                here | {"phase": "both", "metric": "tokens_per_second", "value": value, "unit": "tokens/s", "n": 59}
-            )
-    extra = {
-        "timelines": timelines,
-        "timeline_rho": 0.8,
-        "module_seconds": {"decode": MODULES, "mean": sum(MODULES) / len(MODULES)},
-    }
-    write(folder / "bench", what["run"], rows, **extra)
+        extra = {"timelines": {w: [named(s) for s in found] for w, found in spans.items()}, "timeline_rho": rho}
+        extra["module_seconds"] = {"decode": MODULES, "mean": mean}
+        write(folder / "bench", what["run"], rows, **extra)
+
+
+def told(row: dict, rho: float) -> bool:
+    """Shares hidden are not told where the link is too fast for them."""
+    return rho >= 0.2 or not row["metric"].startswith("hidden")
+
+
+def shapes(folder: Path) -> None:
+    """Sweeps over batch and TP degree, a hybrid, and a larger ladder."""
+    modules, mean = [FAST["compiled"] * s for s in MODULES], FAST["compiled"] * sum(MODULES) / len(MODULES)
+    link = "emulated, serial, 1.00 ms + 10.00 GB/s"
+    for batch in (1, 4, 16, 64):
+        what = rank(f"paper-1b-8l-tp8-b{batch}-sweep", batch=batch, prompt=16)
+        slow = [s * (1 + batch / 20) for s in modules]
+        rho = 0.8 if batch == 1 else None  # it is said of the first point only
+        write(folder / "bench", what["run"], timed(what, ALL, slow, 1e-3, {}, link, rho))
+    for tp in (2, 4, 8):
+        what, rho = rank(f"paper-1b-8l-tp{tp}-sweep", tp=tp, prompt=24), 0.8 if tp == 2 else None
+        rows = timed(what, ALL, [s * 8 / tp for s in modules], 1e-3, {}, link, rho)
+        write(folder / "bench", what["run"], rows)
+    what, wirings = rank("paper-1b-8l-hybrid"), ("standard", "ladder@4-7", "ladder", "upper_bound")
+    write(folder / "bench", what["run"], timed(what, wirings, modules, 0.8 * mean, {}, "emulated, serial", 0.8))
+    for model, layers in (("paper-1b", 40), ("paper-1b-larger", 52)):
+        what = rank(model, model=model)
+        rho = 0.8 if layers == 40 else None
+        rows = timed(what, ALL, modules[:2] * layers, 0.8 * mean, {}, "emulated, serial", rho)
+        write(folder / "bench", what["run"], rows)
+
+
+GPU = {"hardware": "1 x NVIDIA H200", "profile": None, "config_digest": None, "commit": "f" * 40}
+
+
+def kept(folder: Path, parallel: float = 1.0) -> Path:
+    """Records of other hardware, as the repository keeps them; ``parallel``: on parallel's seconds at batch 64."""
+    modules = [10e-6, 50e-6] * 80
+    for batch in (1, 4, 16, 64):
+        what = rank(f"llama-3-70b-tp8-b{batch}", model="llama-3-70b", batch=batch, prompt=1024, new_tokens=512)
+        what |= {"dtype": "bf16", "compute": "graphs"}
+        slow = [s * (1 + batch / 40) for s in modules]
+        faster = {"parallel": parallel} if batch == 64 else {}
+        rows = timed(what, ALL, slow, 24e-6, faster, "h100-nvlink") + shared(what, ALL)
+        write(folder / "nvidia-h200", what["run"], rows, provenance=GPU)
+    what = rank(
+        "llama-3.1-8b-tp1", model="llama-3.1-8b", tp=1, prompt=1024, new_tokens=512, dtype="bf16", origin="measured"
+    )
+    what |= {"compute": "graphs", "backend": "none"}
+    rows = timed(what, ("standard", "upper_bound"), [20e-6, 90e-6] * 32, 0.0, {}, "none") + shared(what, ("standard",))
+    library = what | {"compute": "transformers", "wiring": "standard", "phase": "decode", "n": 59}
+    rows.append(library | around("seconds", 0.007, "s"))
+    write(folder / "nvidia-h200", what["run"], rows, provenance=GPU)
+    network(folder)
+    return folder
+
+
+def network(folder: Path, off: float = 1.04) -> None:
+    """The emulated link against a real slow network; ``off``: emulated over real."""
+    what = {"stage": "bench", "run": "network", "model": "paper-1b-8l", "seed": 0, "tp": 2, "batch": 1, "prompt": 32}
+    what |= {"new_tokens": 60, "dtype": "fp32", "compute": "eager", "phase": "decode", "n": 50}
+    rows = []
+    for delay in (100, 250):
+        for i, wiring in enumerate(ALL):
+            here = what | {"wiring": wiring, "link": f"two namespaces, {delay} us one way"}
+            real = {"origin": "measured", "backend": "gloo"} | around("seconds", 0.03 - 0.005 * i + 1e-5 * delay, "s")
+            rows.append(here | real)
+            for way, factor in (("2 in flight", off), ("serial", 1.3)):
+                guess = here | {"origin": "emulated", "backend": "emulated", "link": f"{here['link']}: emulated, {way}"}
+                rows.append(guess | around("seconds", factor * real["value"], "s"))
+                rows.append(guess | around("emulated_over_real", factor, "x"))
+    write(folder / "small-cpu", "network", rows)
 
 
 def named(span: dict) -> dict:
@@ -159,13 +261,14 @@ def named(span: dict) -> dict:
 
 def timings(here: dict, seconds: dict, wiring: str, scale: float) -> list[dict]:
     standard, silent, own = seconds["standard"], seconds["upper_bound"], seconds[wiring]
-    hidden = (standard - own) / (standard - silent)
+    hidden = (standard - own) / (standard - silent) if standard > silent else None
     rows = []
     for clock, name in (("", "wall"), ("_virtual", "virtual")):
         rows.append(here | around(f"seconds{clock}", scale * own, "s"))
         rows.append(here | around(f"speedup{clock}", standard / own, "x"))
-        rows.append(here | around(f"hidden_{name}", hidden, "fraction"))
-    return [*rows, here | {"metric": "hidden_schedule", "value": hidden, "unit": "fraction"}]
+        rows += [] if hidden is None else [here | around(f"hidden_{name}", hidden, "fraction")]
+    schedule_ = {"metric": "hidden_schedule", "value": hidden, "unit": "fraction"}
+    return rows if hidden is None else [*rows, here | schedule_]
 
 
 def around(metric: str, value: float, unit: str) -> dict:
@@ -190,6 +293,7 @@ def everything(folder: Path) -> Path:
     quality(folder)
     sensitivity(folder)
     speed(folder)
+    shapes(folder)
     ranks(folder)
     (folder / "manifest.json").write_text('{"documents": 3}', encoding="utf-8")
     return folder

@@ -40,7 +40,9 @@ def project(request, tmp_path_factory):
     shutil.copytree(root / "site", copy / "site", symlinks=True)
     shutil.copy(root / "mkdocs.yml", copy)
     shutil.copytree(root / "reports" / "published", copy / "reports" / "published")
-    build([toy_records.everything(copy / "results")], copy / "reports" / "published", {}, copy / "reports")
+    measured = toy_records.kept(copy / "reports" / "measured")
+    records = toy_records.everything(copy / "results")
+    build([records], copy / "reports" / "published", {}, copy / "reports", measured=measured)
     return copy
 
 

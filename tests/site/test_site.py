@@ -10,6 +10,7 @@ PAGES = [
     "method",
     "wirings",
     "speed",
+    "benchmark",
     "quality",
     "sensitivity",
     "convert",

@@ -1,11 +1,13 @@
-# Speed of prefill and decode under tensor parallelism. A benchmark runs alone: it takes all cores.
+# Speed of prefill and decode under tensor parallelism. A benchmark runs alone: it takes all cores. One process times
+# several points; each has its own record, which is kept while its settings stay the same, so a killed job goes on
+# where it was. The job's output is the list of their digests.
 
 
 rule bench:
     input:
         tracking=f"{R}/tracking.json",
     output:
-        record=f"{R}/bench/{{name}}.json",
+        digests=f"{R}/bench/{{name}}.sha256",
     log:
         f"{R}/logs/bench-{{name}}.log",
     conda:
@@ -17,6 +19,9 @@ rule bench:
         run=RUN,
         launch=of("bench", "launch"),
         flags=of("bench", "flags"),
+        records=of("bench", "records"),
         row=of("bench", "row"),
+        out=subpath(output.digests, strip_suffix=".sha256"),
     shell:
-        "OMP_NUM_THREADS=1 {params.launch} bench {params.flags} --run {params.run} --record {output.record} 2> {log}"
+        "OMP_NUM_THREADS=1 {params.launch} bench {params.flags} --replace --out {params.out} --run {params.run} "
+        "2> {log} && sha256sum {params.records} > {output.digests}"

@@ -1,14 +1,17 @@
 # Records -> tidy CSV -> tables, figures, claims; reports/all is the manifest of what was made. Then the site.
-RECORDS = [record for record in PLAN.records() if "/evaluate/" not in record]
-EVALUATED = [record for record in PLAN.records() if "/evaluate/" in record]
+# Jobs that write several records declare a list of their digests, and keep those that are still right.
+GROUPED = [r for r in PLAN.records() if "/evaluate/" in r or "/bench/" in r]
+RECORDS = [record for record in PLAN.records() if record not in GROUPED]
 
 
 rule reports_all:
     input:
         RECORDS,
         [f"{R}/evaluate/{group}.sha256" for group in PLAN.evaluate],
+        [f"{R}/bench/{name}.sha256" for name in PLAN.bench],
         tracking=f"{R}/tracking.json",
         published=sorted(str(path) for path in Path("reports/published").glob("*.csv")),
+        measured=sorted(str(path) for path in Path("reports/measured").rglob("*.json")),
     output:
         "reports/all",
     log:
@@ -17,11 +20,11 @@ rule reports_all:
         "../../envs/pipeline.yaml"
     params:
         run=RUN,
-        records=RECORDS + EVALUATED,
+        records=RECORDS + GROUPED,
         digest=PLAN.digest,
     shell:
-        "ladder report --records {params.records} --published reports/published --run {params.run} "
-        "--out reports 2> {log}"
+        "ladder report --records {params.records} --published reports/published --measured reports/measured "
+        "--run {params.run} --out reports 2> {log}"
 
 
 rule site:

@@ -1,0 +1,157 @@
+"""A rank that is dead or stuck is named, and the others stop: no hang, and no half hour's timeout of a collective.
+
+Every rank writes a heartbeat into the group's store from a thread of its own, and watches the others'.
+"""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import torch.distributed as dist
+
+from ladder.errors import UserError
+
+INTERVAL, PATIENCE, STUCK = 1.0, 20.0, 45.0  # seconds
+FAILED = "failed"  # the key of the sentence that ends everything
+
+
+class Watchdog:
+    """This rank's heartbeat and its eye on the others, through an own connection to the store.
+
+    names: what each rank is called ("rank 1 on host"); keeper: who serves the store, in words.
+    interval: seconds between beats. patience: seconds without a beat after which a rank counts as dead. stuck: seconds
+    after which a rank that lives, but has not come to a collective in which others wait, counts as stuck.
+    quiet: the sentence is left in the store and not printed, for the process that started the ranks to find.
+    """
+
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        names: list[str],
+        keeper: str,
+        interval: float = INTERVAL,
+        patience: float = PATIENCE,
+        stuck: float = STUCK,
+        quiet: bool = False,
+    ):
+        self.store, self.rank, self.names, self.keeper = store, rank, names, keeper
+        self.interval, self.patience, self.stuck, self.quiet = interval, patience, stuck, quiet
+        self.progress = lambda: 0  # collectives that this rank has launched
+        self._left = threading.Event()
+        self._failing = False  # by its own doing: the main thread is on its way out
+        self._values = ["0 0"] * len(names)
+        self._forgive()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
+        for thread in self._threads:
+            thread.start()
+
+    def leave(self) -> None:
+        """This rank is done: it stops watching, and the others no longer expect its beats."""
+        self._left.set()
+        for thread in self._threads:
+            thread.join()
+
+    def failed(self, error: BaseException) -> UserError:
+        """This rank failed: what to raise. Says so to the others, unless it failed because another rank did."""
+        if _from_another(error):
+            time.sleep(self.patience + 5 * self.interval)  # this thread: the watching one ends the process, if it can
+        self._failing = True
+        sentence = self._announce(describe(error, self.names[self.rank]))
+        self._forgive()
+        if self.keeper == self.names[self.rank]:
+            time.sleep(5 * self.interval)  # with this process goes the store, where the others are to read it
+        return UserError(sentence)
+
+    def _announce(self, sentence: str) -> str:
+        """Leave ``sentence`` for all; the first one counts."""
+        try:
+            return self.store.compare_set(FAILED, "", sentence).decode()
+        except RuntimeError:
+            self.quiet = False
+            return sentence
+
+    def _gone(self, rank: int) -> bool:
+        return self._values[rank] == "left"
+
+    def _forgive(self) -> None:
+        now = time.monotonic()
+        self._answered, self._changed, self._moved = now, [now] * len(self.names), now
+
+    def _beat(self) -> None:
+        """Talk to the store; its answers may take for ever."""
+        keys = [f"beat/{rank}" for rank in range(len(self.names))]
+        beats = 0
+        try:
+            while not self._left.wait(self.interval if beats else 0):
+                beats += 1
+                self.store.set(keys[self.rank], f"{beats} {self.progress()}")
+                values = [value.decode() for value in self.store.multi_get(keys)]
+                now = time.monotonic()
+                for rank, (old, new) in enumerate(zip(self._values, values, strict=True)):
+                    if old != new:
+                        self._changed[rank] = now
+                    if old.partition(" ")[2] != new.partition(" ")[2]:
+                        self._moved = now
+                self._values, self._answered = values, now
+                if self.store.check([FAILED]) and not self._failing:
+                    self._end(self.store.get(FAILED).decode())
+            self.store.set(keys[self.rank], "left")
+        except RuntimeError:  # torch's errors of stores
+            if not (self._left.is_set() or self._failing):
+                self._end(f"{self.keeper} is gone, and with it the store through which the ranks met")
+
+    def _watch(self) -> None:
+        """Look at the clock only, so that nothing holds this up."""
+        before = time.monotonic()
+        while not self._left.wait(self.interval):
+            now = time.monotonic()
+            if now - before > 3 * self.interval:  # this process itself was stopped and goes on
+                self._forgive()
+            before = now
+            if self._failing:
+                if now - self._answered > self.patience:
+                    os._exit(1)  # the main thread hangs on its way out
+            elif sentence := self._verdict(now):
+                self._end(sentence)
+
+    def _verdict(self, now: float) -> str | None:
+        if now - self._answered > self.patience:
+            return f"{self.keeper} has not answered for {self.patience:g} s: stopped, or cut off"
+        here = [rank for rank in range(len(self.names)) if not self._gone(rank)]
+        if late := [rank for rank in here if now - self._changed[rank] > self.patience]:
+            names = " and ".join(self.names[rank] for rank in late)
+            return f"no sign of life from {names} for {self.patience:g} s: killed, stopped, or cut off"
+        launched = {rank: int(self._values[rank].partition(" ")[2]) for rank in here}
+        if now - self._moved > self.stuck and len(set(launched.values())) > 1:
+            behind = min(launched.values())
+            names = " and ".join(self.names[rank] for rank in here if launched[rank] == behind)
+            return f"stuck: {names}, for {self.stuck:g} s not come to a collective in which the other ranks wait"
+        return None
+
+    def _end(self, sentence: str) -> None:
+        # The store may hang: then this process prints, and does not wait for it.
+        telling = threading.Thread(target=self._announce, args=(sentence,), daemon=True)
+        telling.start()
+        telling.join(2 * self.interval)
+        if not self.quiet or telling.is_alive():
+            print(sentence, file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def describe(error: BaseException, name: str) -> str:
+    """One sentence: who failed, with what, where."""
+    if isinstance(error, UserError):
+        return str(error)
+    lines = str(error).strip().splitlines() or [""]
+    where = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(where[-1].filename).name}:{where[-1].lineno})" if where else ""
+    return f"{name} failed: {type(error).__name__}: {lines[0][:300]}{place}"
+
+
+def _from_another(error: BaseException) -> bool:
+    """Whether a collective or the store broke: the cause is likely another rank."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
