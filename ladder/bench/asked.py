@@ -91,8 +91,7 @@ def fits(args: argparse.Namespace, shape: Shape) -> None:
     wanted = need(this.config, shape.tp, shape.batch, this.length, size, args.replicate_kv, **chosen).total
     # The check of logits: the whole model in fp32, and all its shards with fused copies.
     whole = 2 * need(this.checked().config, 1, shape.batch, this.length, 4, **chosen).weights
-    if args.emulate or this.tp == 1:
-        chosen["caches"] = len(args.wirings) * len(args.compute)
+    chosen["caches"] = len(args.wirings) * len(args.compute)
     sharing = 1 if args.emulate or args.device == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", shape.tp))
     chosen |= {"extra": max(0, whole - wanted) // sharing, "sharing": sharing}
     check_fits(

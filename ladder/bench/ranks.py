@@ -66,9 +66,10 @@ def rank_main(rank: int, local_rank: int, point: Point, prefills: int, backend: 
 def make_engines(point: Point, fused: Fused, all_reduce) -> dict[tuple[str, str], Engine]:
     """(wiring, compute) -> what is timed, ready to run."""
     engines = {(w, c): point.engine(fused, w, all_reduce, c) for w in point.wirings for c in point.compute}
+    pool = torch.cuda.graph_pool_handle() if "graphs" in point.compute else None  # one for all: they run in turn
     for (_, compute), engine in engines.items():
         if compute == "graphs":
-            engine.capture()
+            engine.capture(pool)
     return engines
 
 

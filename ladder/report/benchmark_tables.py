@@ -186,12 +186,15 @@ def network(frames: Frames) -> Table:
         rows.append([missing(NONE_HERE) for _ in columns])
     held = predicted(frames)
     if len(held):
-        worst = held.loc[(held["value"] - 1).abs().idxmax()]
-        word = "within" if abs(worst["value"] - 1) <= BAR else "not within"
+        told = []
+        for model, group in held.groupby("model"):
+            worst = group.loc[(group["value"] - 1).abs().idxmax()]
+            word = "within" if abs(worst["value"] - 1) <= BAR else "not within"
+            off = f"{percent(worst['value'] - 1, signed=True)} ({look(worst['wiring']).label}, {worst['link']})"
+            told.append(f"{word} {percent(BAR)} for {model}: at worst {off}")
         caption = (
-            f"The emulated link predicts the decode time of standard and ladder over a real slow network {word} "
-            f"{percent(BAR)}: at worst it is {percent(worst['value'] - 1, signed=True)} off "
-            f"({look(worst['wiring']).label}, {worst['link']})."
+            "The emulated link predicts the decode time of standard and ladder over a real slow network "
+            f"{'; '.join(told)}."
         )
     else:
         caption = "No record holds the emulated link against a real slow network."

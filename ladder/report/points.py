@@ -245,7 +245,7 @@ def headline(found: list[Point]) -> list[Point]:
     """What to show of each model: the longest curve over rho; on presets and real links the widest TP degree and of
     that the smallest batch."""
     shape = ("tp", "batch", "prompt", "new_tokens")
-    curves = by(over_rho(found), lambda c: c[0].alike("link", "compute", *shape))
+    curves = by(over_rho(found), lambda c: c[0].alike("link", "compute", "dtype", "timed_layers", *shape))
     kept = [p for group in curves.values() for p in max(group, key=extent)]
     others = by([p for p in plain(found) if not p.fitted and p.key["tp"] > 1], lambda p: p.alike(*shape))
     for group in others.values():
