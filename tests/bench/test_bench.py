@@ -271,6 +271,16 @@ def test_named_links_depth_and_one_rank_alone(tmp_path, monkeypatch):
     assert {r["origin"] for r in alone["rows"]} == {"measured"}
 
 
+def test_one_rank_beside_plain_transformers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "--size tiny --layers 1 --tp 1 --prompt 4 --new-tokens 4 --prefills 2 --emulate --baseline"
+    (record,) = bench(f"{words} --wirings standard upper_bound --compute eager compiled").values()
+    found = [r for r in record["rows"] if r["metric"] == "seconds" and r["compute"] == "transformers"]
+    assert [r["phase"] for r in found] == ["prefill", "decode"]
+    (ratio,) = [r for r in record["rows"] if r["metric"] == "over_transformers" and r["phase"] == "decode"]
+    assert (ratio["wiring"], ratio["compute"], ratio["n"]) == ("standard", "compiled", 4)
+
+
 def test_plain_transformers_as_a_baseline():
     """Same weights, same logits as the decode path; compiled, so its first step takes a while."""
     config = LadderConfig(**size("tiny").config(num_hidden_layers=1, num_key_value_heads=2))
