@@ -31,10 +31,10 @@ several machines, started by torchrun or srun:
     srun --nodes 2 --ntasks-per-node 8 --gpus-per-task 1 \\
         ladder bench --size llama-3.1-405b --tp 16 --replicate-kv --device cuda --out nodes
 
-Each point is one JSON record in --out (which all nodes must see); a point that is there is skipped. Weights are random, of the true shapes. Before
-anything is timed, all wirings' logits are compared with the unsharded model's, the timed path's with the plain model's,
-and the order of all-reduces with the wiring table. Wirings are timed in turn (A B C, B C A, ...) once the machine is
-warm. Seconds are medians with 95 % intervals (bootstrap over rounds).
+Each point is one JSON record in --out (which all nodes must see); a point that is there is skipped. Weights are random,
+of the true shapes. Before anything is timed, all wirings' logits are compared with the unsharded model's, the timed
+path's with the plain model's, and the order of all-reduces with the wiring table. Wirings are timed in turn (A B C,
+B C A, ...) once the machine is warm. Seconds are medians with 95 % intervals (bootstrap over rounds).
 hidden = (T_standard - T_wiring) / (T_standard - T_upper_bound).
 """
 
