@@ -9,7 +9,7 @@ from ladder.bench.emulation import Rank0, Timed, Wire
 from ladder.bench.point import DTYPES, Point
 from ladder.bench.rows import compare, throughput, what
 from ladder.bench.schedule import length, schedule
-from ladder.bench.statistics import hidden, matters
+from ladder.bench.statistics import estimate, hidden, matters
 
 
 def shared(point: Point) -> dict:
@@ -85,8 +85,7 @@ def roofline(rank: Rank0, decode: dict, what: dict) -> list[dict]:
     rows = []
     for (wiring, compute), values in decode.items():
         row = {**what, "phase": "decode", "wiring": wiring, "compute": compute, "metric": "roofline_fraction"}
-        middle = float(np.median(values))
-        rows.append(row | {"value": least / middle, "unit": "fraction", "n": len(values)})
+        rows.append(row | {"unit": "fraction", **estimate(lambda seconds: least / seconds, values)})
     return rows
 
 

@@ -19,6 +19,7 @@ extern "C" __global__ void hold(int nanoseconds) {
     } while (now < start + nanoseconds);
 }
 """
+DEVICE = "cuda"
 THREADS = 512  # of a block that takes its share of a multiprocessor, as a channel of NCCL does
 CHAIN = 100  # all-reduces in a row, to measure one
 
@@ -55,7 +56,7 @@ class EmulatedStream:
 
     def isolated(self) -> float:
         """Seconds of one all-reduce of nothing, launched and waited for at once, in a CUDA graph."""
-        nothing = torch.empty(0, device="cuda")
+        nothing = torch.empty(0, device=DEVICE)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for _ in range(CHAIN):
