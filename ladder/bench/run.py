@@ -178,11 +178,15 @@ def emulate(args: argparse.Namespace, todo: list, found: list) -> None:
             rank = None  # its memory is needed
             say(f"{shape.size}, TP {shape.tp}, batch {shape.batch}: checking logits and order")
             rank, made = Rank0(point(args, shape), full, args.baseline), shape
+        note = ""
         if on not in named:
             wire = ALONE
         elif isinstance(named[on], str):
             row = link(named[on])
             wire = Wire(row.name, row.alpha(shape.tp), row.beta(shape.tp), row.in_flight, blocks=args.blocks)
+            if shape.tp not in row.latency_us:
+                note = f"the link's latency is known for {', '.join(map(str, sorted(row.latency_us)))} ranks"
+                say(f"{row.name}: {note}; at {shape.tp} it is taken to be {wire.alpha * 1e6:.1f} us")
         elif on in wires:
             wire = wires[on].elsewhere()
         else:
@@ -191,7 +195,7 @@ def emulate(args: argparse.Namespace, todo: list, found: list) -> None:
             this.record = path
             say(f"timing {', '.join(args.wirings)} on {wire.name}")
             rows, extra = measure(rank, wire, args.prefills)
-            finish(args, this, shape, on, rows, extra)
+            finish(args, this, shape, on, noted(rows, note), extra)
             if args.trace and args.device == "cuda":
                 profile(rank, wire, path.with_suffix(".trace.json"))
 
@@ -233,8 +237,7 @@ def finish(args: argparse.Namespace, this, shape, on: str, rows: list[dict], ext
     whole = size(shape.size).layers
     if args.layers and args.layers != whole:
         part = f"extrapolated from {args.layers}" if args.extrapolate else f"{args.layers}"
-        note = f"{part} of {whole} layers"
-        rows = [r | {"timed_layers": args.layers, "note": "; ".join(filter(None, (note, r.get("note"))))} for r in rows]
+        rows = [row | {"timed_layers": args.layers} for row in noted(rows, f"{part} of {whole} layers")]
     rows = [this.row(**row) for row in rows]
     say(card(rows))
     if args.trace and extra.get("timelines"):
@@ -242,6 +245,11 @@ def finish(args: argparse.Namespace, this, shape, on: str, rows: list[dict], ext
         meta = {key: str(first.get(key)) for key in ("model", "tp", "batch", "link", "origin", "backend")}
         write_trace(this.record.with_suffix(".trace.json"), extra["timelines"], meta | {"hardware": hardware()})
     this.finish(rows, settings=settings(args, shape, on), **extra)
+
+
+def noted(rows: list[dict], note: str) -> list[dict]:
+    """``rows`` with ``note`` before what theirs says."""
+    return [row | {"note": "; ".join(filter(None, (note, row.get("note"))))} for row in rows] if note else rows
 
 
 def card(rows: list[dict]) -> str:

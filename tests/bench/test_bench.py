@@ -266,6 +266,8 @@ def test_named_links_depth_and_one_rank_alone(tmp_path, monkeypatch):
     words = f"{TOY} --emulate --wirings standard ladder upper_bound --extrapolate"
     (record,) = bench(f"{words} --tp 2 --link ethernet-10g").values()
     assert record["link"]["alpha"] == pytest.approx(100e-6)
+    (other,) = bench(f"{words} --tp 2 --link ib-ndr-2node", "other").values()
+    assert all("the link's latency is known for 16 ranks" in row["note"] for row in other["rows"])
     assert all(r["note"].startswith("extrapolated from 2 of 10 layers") for r in record["rows"])
     (alone,) = bench(f"{words} --tp 1 --rho 0.4 0.8", "alone").values()
     assert {r["origin"] for r in alone["rows"]} == {"measured"}
