@@ -1,6 +1,11 @@
 # Records -> tidy CSV -> tables, figures, claims; reports/all is the manifest of what was made. Then the site.
 # Jobs that write several records declare a list of their digests, and keep those that are still right.
-GROUPED = [r for jobs in (PLAN.evaluate, PLAN.bench) for job in jobs.values() for r in job["records"]]
+GROUPED = [
+    r
+    for jobs in (PLAN.evaluate, PLAN.bench)
+    for job in jobs.values()
+    for r in job["records"]
+]
 RECORDS = [record for record in PLAN.records() if record not in GROUPED]
 
 
