@@ -2,11 +2,12 @@
 
 import argparse
 import os
+from math import prod
 
 import torch
 
 from ladder.bench.grid import Shape
-from ladder.bench.memory import check_fits, in_flight, need
+from ladder.bench.memory import check_fits, in_flight, need, shapes
 from ladder.bench.point import DTYPES, Point
 from ladder.bench.ranks import BACKENDS
 from ladder.errors import UserError, known
@@ -16,6 +17,8 @@ from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
 from ladder.parallel.slicing import check_degree
 from ladder.wiring import pattern, table, tied
+
+FUSED = tuple(f"{name}_proj.weight" for name in ("q", "k", "v", "gate", "up"))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -89,8 +92,9 @@ def fits(args: argparse.Namespace, shape: Shape) -> None:
     flight = max(in_flight(this.rows(wiring)) for wiring in args.wirings)
     chosen = {"prompt": shape.prompt, "in_flight": flight}
     wanted = need(this.config, shape.tp, shape.batch, this.length, size, args.replicate_kv, **chosen).total
-    # The check of logits: the whole model in fp32, and all its shards with fused copies.
-    whole = 2 * need(this.checked().config, 1, shape.batch, this.length, 4, **chosen).weights
+    # The check of logits: the whole model in fp32, and once more what its shards fuse.
+    sizes = {name: prod(shape) for name, shape in shapes(this.checked().config).items()}
+    whole = 4 * sum(sizes.values()) + 4 * sum(sizes[name] for name in sizes if name.endswith(FUSED))
     chosen["caches"] = len(args.wirings) * len(args.compute)
     sharing = 1 if args.emulate or args.device == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", shape.tp))
     chosen |= {"extra": max(0, whole - wanted) // sharing, "sharing": sharing}
