@@ -68,7 +68,7 @@ class Timer:
         """phase -> decoder -> seconds: ``prefills`` prefills and one decode pass of the new tokens each."""
         found = {phase: {key: [] for key in self.decoders} for phase in ("prefill", "decode")}
         for phase, rounds in (("prefill", prefills), ("decode", self.new_tokens)):
-            self.warm(phase, warmup)
+            self.warm(phase, min(warmup, 2 * rounds))
             if phase == "decode":
                 for decoder in self.decoders.values():
                     decoder.prefill()
