@@ -10,11 +10,14 @@ from ladder.report.style import listing, look, percent, times
 
 # Below, an all-reduce takes so little of the time that no share of it can be told; above, parallel is said to win.
 RHOS = (0.2, 0.8)
+ROUNDS = 50  # of decode steps; the first points of sweeps have fewer
 NEAR = 0.05  # how far an emulated speed-up may be from the published one
 
 
 def within(found: list[Point]) -> list[Point]:
-    return [p for p in found if RHOS[0] <= p.rho <= RHOS[1]]
+    """The points at these rho that were timed long enough for their intervals to tell."""
+    found = [p for p in found if RHOS[0] <= p.rho <= RHOS[1]]
+    return [p for p in found if (row := p.row("speedup", "ladder")) and row["n"] >= ROUNDS]
 
 
 def where(p: Point) -> str:

@@ -45,6 +45,14 @@ def test_speed_rules_can_fail(tmp_path, published, slower, hides, beats):
     assert (found["hides-decode"], found["beats-parallel"]) == (hides, beats)
 
 
+def test_speed_rules_pass_over_points_of_few_rounds(tmp_path, published, monkeypatch):
+    toy_records.speed(tmp_path)
+    assert verdicts(tmp_path, published)["beats-parallel"] == SUPPORTED
+    monkeypatch.setattr(speed_rules, "ROUNDS", 60)  # they have 59
+    found = verdicts(tmp_path, published)
+    assert found["beats-parallel"] == found["hides-decode"] == NOT_TESTED
+
+
 @pytest.mark.parametrize(("ladder", "verdict"), [(5.5, SUPPORTED), (5.6, NOT_SUPPORTED), (5.0, SUPPORTED)])
 def test_quality_rule(tmp_path, published, ladder, verdict):
     for wiring, loss in (("standard", 5.4), ("parallel", 5.4), ("ladder", ladder)):
