@@ -25,7 +25,7 @@ CHECKED_LAYERS = 2  # on a GPU, so that the unsharded model of any size fits on 
 class Point:
     """What to time: ``tp`` ranks, ``batch`` sequences of ``prompt`` tokens, ``new_tokens`` decode steps each.
 
-    config: of the layers that run. compute: rows of ladder.inference.engine.COMPUTE, timed against each other.
+    config: of the layers that run. compute: ways of :class:`Engine`, timed against each other.
     """
 
     config: LadderConfig

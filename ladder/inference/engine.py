@@ -18,10 +18,6 @@ from ladder.inference.fused import Attention, Fused, Mlp, Now, attend, mlp
 from ladder.inference.stream import Normed, Stream
 from ladder.wiring import Module, Row, run
 
-# How a step is computed; graphs: compiled, and captured in CUDA graphs.
-COMPUTE = ("eager", "compiled", "graphs")
-
-
 # The pieces. Weights and caches are arguments, so that all layers run the same compiled code.
 
 
@@ -79,8 +75,9 @@ class Engine:
     """One wiring's generation over weights that several wirings share.
 
     ``rows``: the wiring's table, of as many of the first layers as are to run. ``ids`` [B, prompt + new tokens] are fed
-    whatever the logits say, so that every wiring sees the same input. ``observe(n, "start" | "end")``, if set, is told
-    when module n begins and ends.
+    whatever the logits say, so that every wiring sees the same input. ``compute``: "eager", "compiled" or "graphs"
+    (compiled, and captured by :meth:`capture`); ``attention``: a row of ``DECODE``. ``observe(n, "start" | "end")``, if
+    set, is told when module n begins and ends.
     """
 
     def __init__(
