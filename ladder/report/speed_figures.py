@@ -31,9 +31,9 @@ def by_model_size(frames: Frames) -> Figure:
                     axes.plot(
                         *zip(*some, strict=True), "P", ms=7, mfc=face, color=COMMUNICATION, label=f"ours, {origin}"
                     )
-            for p, row in own:
+            for n, (p, row) in enumerate(own):  # in turn above and below, since neighbours may be close
                 axes.annotate(f"ρ {p.rho:g}" if p.rho is not None else p.link.removeprefix("emulated, "),
-                              (row["value"], labels.index(p.key["model"])), (0, 6), ha="center",
+                              (row["value"], labels.index(p.key["model"])), (0, -14 if n % 2 else 6), ha="center",
                               textcoords="offset points", fontsize=8)  # fmt: skip
         daggers = [f"{m} †" if m in ("34B", "176B") else m for m in labels]
         axes.set_yticks(range(len(labels)), daggers)
