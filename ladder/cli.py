@@ -26,13 +26,19 @@ COMMANDS = {
     "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),
     "bench link": ("ladder.bench.link", "measure latency and bandwidth of the link at hand"),
     "bench network": ("ladder.bench.network", "hold the emulated link against a real slow network"),
+    "simulate": ("ladder.simulate.run", "predict prefill, decode and tokens/s on hardware that is not here"),
+    "simulate rows": ("ladder.simulate.published", "write the published speed numbers as points"),
+    "simulate validate": ("ladder.simulate.validate", "hold predictions against what was published and measured"),
+    "simulate study": ("ladder.simulate.study", "predict where each wiring wins, over models, links and batches"),
+    "simulate page": ("ladder.simulate.page", "write the simulator's tables for the what-if page"),
+    "calibrate": ("ladder.simulate.calibrate", "fit the simulator to measured points"),
     "report": ("ladder.report.build", "render tables, figures and claims from records"),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    lines = "\n".join(f"  {name:<14} {help_}" for name, (_, help_) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<17} {help_}" for name, (_, help_) in COMMANDS.items())
     top = argparse.ArgumentParser(
         prog="ladder",
         description="Communication-hiding transformers for tensor-parallel inference.",

@@ -5,6 +5,7 @@
 Bus bandwidth is that of nccl-tests (doc/PERFORMANCE.md). The cost is affine, real links are not: they change protocol
 with the size. A row holds for decode, whose messages of kilobytes are nearly all latency; at 1 to 16 MB, as in
 prefill, 8 H100 took 1.1 to 1.4 times as long as their row says (in the measurement that it cites, 2 MB aside).
+Most rows are of single runs on somebody's machine: others of the same kind differ by tens of percent.
 
 ``ladder bench link`` measures the link at hand and writes a file that stands for a row.
 """
@@ -26,7 +27,8 @@ ORIGINS = ("published", "fitted", "measured", "assumed")  # the first word of ea
 class Link:
     """An interconnect.
 
-    latency_us: microseconds of an all-reduce of few bytes, by number of ranks. bus_bandwidth: bytes/s of large ones.
+    latency_us: microseconds of an all-reduce of few bytes (kilobytes at most), by number of ranks. bus_bandwidth:
+    bytes/s of large ones.
     latency_from, bandwidth_from: "published: ...", "fitted: ...", "measured: ..." or "assumed: ...".
     in_flight: how many all-reduces may be under way at once: 1 for NCCL (a communicator is serial), 2 for gloo.
     """
@@ -62,12 +64,17 @@ class Link:
     def alpha(self, ranks: int) -> float:
         """Seconds of an all-reduce of no bytes.
 
-        Between two entries of the table linear in log2(ranks); beyond the first and the last, that entry's value.
+        Between two entries of the table linear in log2(ranks); below the first, that entry's value. Beyond the last
+        it is assumed to go on with the slope of the last two, and not to fall; a single entry is assumed to be a tree
+        whose levels cost the same, so latency grows as log2(ranks).
         """
         if ranks == 1:
             return 0.0
         at = sorted(self.latency_us)
-        return float(np.interp(log2(ranks), [log2(n) for n in at], [self.latency_us[n] for n in at])) * 1e-6
+        levels, us = [log2(n) for n in at], [self.latency_us[n] for n in at]
+        before, last = [(0.0, 0.0), *zip(levels, us, strict=True)][-2:]
+        slope = max(0.0, (last[1] - before[1]) / (last[0] - before[0]))
+        return float(np.interp(log2(ranks), levels, us) + slope * max(0.0, log2(ranks) - last[0])) * 1e-6
 
     def beta(self, ranks: int) -> float:
         """Seconds per byte."""
@@ -106,6 +113,27 @@ LINKS = {
             "assumed: as h100-nvlink, for the same reason",
         ),
         Link(
+            "nvlink-one-shot",
+            "H100 SXM, NVLink 4 and NVSwitch, one node, one-shot kernel of vLLM in a CUDA graph",
+            {2: 4.5, 4: 4.9, 8: 5.5},
+            367e9,
+            "published: 16 KB, back to back and so rather short (github.com/ai-dynamo/aiconfigurator, "
+            "campaign_checkpoints/h100_sxm/custom_allreduce_perf.txt). Without a graph 8 KB took 11 us, and NCCL's 22 "
+            "(github.com/yifuwang/symm-mem-recipes/pull/3). Every rank reads all others' bytes: with 8 ranks, 64 KB to "
+            "1 MB take 1.3 to 1.9 times as long as this row says",
+            "published: 320 us for 64 MiB with 8 Hopper GPUs by in-switch reduction (multimem), the faster kernel from "
+            "512 KB on (github.com/vllm-project/vllm/pull/42324)",
+        ),
+        Link(
+            "nvl72",
+            "GB200 NVL72, NVLink 5 and NVSwitch, one rack, NCCL",
+            {8: 23.0},
+            840e9,
+            "assumed: as 8 B200, 23 us for 32 KB, 4 with symmetric memory (github.com/NVIDIA/nccl-tests/issues/333); "
+            "for more ranks no time of a small message was found",
+            "published: 835-847 GB/s for 8 GiB on 72 GPUs (github.com/coreweave/nccl-tests/pull/43)",
+        ),
+        Link(
             "a100-nvlink",
             "A100 SXM, NVLink 3 and NVSwitch, one node, NCCL",
             {2: 10.0, 4: 16.9, 8: 33.7},
@@ -113,6 +141,16 @@ LINKS = {
             "published: DGX A100, 8 to 128 B, one ring of one channel (github.com/NVIDIA/nccl-tests/issues/123)",
             "published: 231 GB/s for 1 GiB on 8 GPUs of one p4d.24xlarge (github.com/NVIDIA/nccl/issues/527); NCCL's "
             "own model has 235 as the most (src/graph/tuning.cc)",
+        ),
+        Link(
+            "mi300x-xgmi",
+            "MI300X, Infinity Fabric between every two, one node of 8, RCCL",
+            {8: 14.0},
+            315e9,
+            "published: 13-15 us for 1 to 64 KB with 8 GPUs, 16-24 for fewer bytes (github.com/hisohara/ai-scripts, "
+            "training/01_rccl-smoketest)",
+            "published: 1 to 8 GiB with 8 GPUs (github.com/hisohara/ai-scripts). Two share one link, of which 48 GB/s "
+            "can be used (rocm.blogs.amd.com, mi300x-rccl-xgmi): with fewer than 8 this row says too much",
         ),
         Link(
             "pcie5-host-staged",
@@ -138,17 +176,37 @@ LINKS = {
             "two nodes of 8 GPUs with NVLink, 8 x 400 Gb/s InfiniBand NDR a node, NCCL",
             {16: 46.5},
             343e9,
-            "published: 46.3-47.6 us for 4 to 512 B on 16 H20 (github.com/NVIDIA/nccl/issues/1244)",
+            "published: 46.3-47.6 us for 4 to 512 B on 16 H20, NVLSTree (github.com/NVIDIA/nccl/issues/1244)",
             "published: the same machines, NCCL's default; two nodes of 8 H100 gave 330 GB/s without in-switch "
             "reduction, 430 with it (github.com/NVIDIA/nccl/issues/1221)",
         ),
         Link(
+            "ib-ndr",
+            "nodes of 8 H100 with NVLink, 8 x 400 Gb/s InfiniBand NDR a node, NCCL",
+            {16: 32.5, 32: 47.5},
+            366e9,
+            "published: 16 KB on two and four nodes; 8 to 64 B took 25 and 35 us "
+            "(github.com/NVIDIA/nccl-tests/issues/309)",
+            "published: 16 GiB on four nodes; another cluster gave 467 GB/s with two nodes, 325 with four, 320 with "
+            "eight (github.com/NVIDIA/nccl-tests/issues/309)",
+        ),
+        Link(
+            "roce-400g",
+            "two nodes of 8 MI355X, 8 x 400 Gb/s Ethernet (RoCE) a node, RCCL",
+            {16: 46.0},
+            385e9,
+            "published: 46-47 us for 4 to 32 KB, 37 for 16 B (github.com/prasad-nair-amd/alibaba)",
+            "published: 8 to 16 GiB (github.com/prasad-nair-amd/alibaba); two nodes of 8 H100 on such a network gave "
+            "231 GB/s (github.com/NVIDIA/nccl/issues/2409)",
+        ),
+        Link(
             "ethernet-100g",
-            "two nodes of 8 GPUs with NVLink, one 100 Gb/s Ethernet adapter a node, NCCL",
-            {16: 163.0},
+            "nodes of 8 GPUs with NVLink, one 100 Gb/s Ethernet adapter a node, NCCL",
+            {16: 163.0, 32: 319.0, 64: 630.0},
             5e9,
-            "published: 162-164 us for 8 to 512 B on two p3dn.24xlarge (V100, EFA; "
-            "gist.github.com/jacobkahn/a92f4425abf831ac0799fabe9079263d); assumed to be with all 16 GPUs",
+            "published: 8 to 512 B on 2, 4 and 8 p3dn.24xlarge (V100, EFA; gist.github.com/jacobkahn/"
+            "a92f4425abf831ac0799fabe9079263d, 1fb3977e99056b7935a6c63dda1e145f, 3150a1a38abba40f58d8263d9c55969f); "
+            "assumed to be with all 8 GPUs of each",
             "published: 4-6 GB/s for 8 to 128 MB, 4 nodes of 8 V100, TCP (github.com/NVIDIA/nccl/issues/450)",
         ),
         Link(
@@ -163,16 +221,20 @@ LINKS = {
     )
 }
 
+ALIASES = {"pcie": "pcie5-host-staged", "ethernet": "ethernet-100g", "ib": "ib-ndr"}
+
 
 def link(name: str | Path) -> Link:
-    """The row called ``name``, or the link that a .json file of ``ladder bench link`` describes.
+    """The row called ``name``, by its short name too, or the link in a .json file of ``ladder bench link``.
 
     Raises UserError for an unknown name and for a file that is not one.
     """
-    if str(name) in LINKS:
-        return LINKS[str(name)]
+    row = ALIASES.get(str(name), str(name))
+    if row in LINKS:
+        return LINKS[row]
     if Path(name).suffix != ".json":
-        raise UserError(f"{known('link', str(name), LINKS)}; a .json file of `ladder bench link` is taken too")
+        names = [*LINKS, *ALIASES]
+        raise UserError(f"{known('link', str(name), names)}; a .json file of `ladder bench link` is taken too")
     content = read_json(name)
     try:
         fields = dict(content["link"])

@@ -10,10 +10,11 @@ import pytest
 
 from ladder.errors import UserError
 from ladder.files import write_json
-from ladder.links import LINKS, ORIGINS, Link, link, rows
+from ladder.links import ALIASES, LINKS, ORIGINS, Link, link, rows
 
 NAMES = ["h100-nvlink", "h200-nvlink", "a100-nvlink", "pcie4-host-staged", "pcie5-host-staged"]
-NAMES += ["ib-ndr-2node", "ethernet-100g", "ethernet-10g"]
+NAMES += ["ib-ndr-2node", "ib-ndr", "ethernet-100g", "ethernet-10g", "roce-400g"]
+NAMES += ["nvlink-one-shot", "nvl72", "mi300x-xgmi"]
 ROOT = Path(__file__).parents[1]
 FIGURE = ROOT / "reports/published/fig2_70b_throughput.csv"
 MEASURED = Link("office", "two machines", {2: 250.5}, 1.1e9, "measured: here", "measured: here", in_flight=2)
@@ -37,7 +38,7 @@ def test_every_number_says_where_it_is_from(row):
 
 @pytest.mark.parametrize("row", LINKS.values(), ids=LINKS)
 def test_cost_is_positive_and_grows(row):
-    ranks = (2, 3, 4, 6, 8, 12, 16, 32)
+    ranks = (2, 3, 4, 6, 8, 12, 16, 32, 48, 64)
     for n in ranks:
         costs = [row.seconds(nbytes, n) for nbytes in (0, 1, 1024, 10**6, 10**9)]
         assert costs[0] > 0
@@ -50,18 +51,35 @@ def test_cost_is_positive_and_grows(row):
 
 
 def test_faster_links_cost_less():
-    order = ("h100-nvlink", "pcie5-host-staged", "ethernet-100g", "ethernet-10g")
-    for nbytes in (16384, 10**8):
-        costs = [LINKS[name].seconds(nbytes, 8) for name in order]
+    near = ("nvlink-one-shot", "h100-nvlink", "pcie5-host-staged", "ethernet-100g", "ethernet-10g")
+    far = ("ib-ndr", "ethernet-100g")
+    for order, ranks, nbytes in ((near, 8, 16384), (near, 8, 10**8), (far, 16, 16384), (far, 64, 10**8)):
+        costs = [LINKS[name].seconds(nbytes, ranks) for name in order]
         assert costs == sorted(costs)
 
 
-def test_alpha_is_linear_in_the_logarithm_of_ranks_and_flat_outside():
-    row = Link("x", "x", {2: 10.0, 8: 30.0}, 1e9, "assumed: x", "assumed: x")
+def row_of(latency_us):
+    return Link("x", "x", latency_us, 1e9, "assumed: x", "assumed: x")
+
+
+def test_alpha_is_linear_in_the_logarithm_of_ranks():
+    row = row_of({2: 10.0, 8: 30.0})
     assert [row.alpha(n) for n in (2, 4, 8)] == pytest.approx([10e-6, 20e-6, 30e-6])
-    assert row.alpha(16) == row.alpha(8)
-    assert Link("x", "x", {8: 30.0}, 1e9, "assumed: x", "assumed: x").alpha(2) == pytest.approx(30e-6)
     assert row.seconds(10**6, 4) == pytest.approx(20e-6 + 1.5 * 1e6 / 1e9)  # 2 (4 - 1) / 4 of the bytes cross the bus
+
+
+@pytest.mark.parametrize(
+    ("latency_us", "expected"),
+    [
+        ({2: 10.0, 4: 15.0, 8: 30.0}, {16: 45e-6, 64: 75e-6}),  # with the slope of the last two entries
+        ({16: 40.0}, {2: 40e-6, 32: 50e-6, 256: 80e-6}),  # one entry: a tree of log2(ranks) equal levels
+        ({2: 10.0, 4: 9.0}, {8: 9e-6}),  # as noise may have it: no row falls
+        ({4: 20.0, 8: 30.0}, {2: 20e-6}),
+    ],
+)
+def test_alpha_outside_the_table(latency_us, expected):
+    found = {n: row_of(latency_us).alpha(n) for n in expected}
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("name", "p2p"), [("h100-nvlink", "enabled"), ("pcie5-host-staged", "disabled")])
@@ -82,11 +100,16 @@ def test_fitted_latencies_are_what_the_published_speeds_say(name, p2p, ranks):
 
 def test_an_unknown_link_lists_the_known():
     with pytest.raises(UserError) as error:
-        link("nvlink")
-    assert all(name in str(error.value) for name in NAMES)
+        link("nvlnk")
+    assert all(name in str(error.value) for name in (*NAMES, *ALIASES))
     assert "`ladder bench link`" in str(error.value)
     with pytest.raises(UserError, match="no such file"):
         link("nowhere.json")
+
+
+def test_short_names():
+    assert {name: link(name).name for name in ALIASES} == ALIASES
+    assert not set(ALIASES) & set(LINKS)
 
 
 def test_a_measured_link_comes_back_from_its_file(tmp_path):

@@ -8,8 +8,8 @@ from ladder.bench.bandwidth import step_bytes
 from ladder.bench.emulation import Rank0, Timed, Wire
 from ladder.bench.point import DTYPES, Point
 from ladder.bench.rows import compare, throughput, what
-from ladder.bench.schedule import length, schedule
 from ladder.bench.statistics import estimate, hidden, matters
+from ladder.schedule import length, timeline
 
 
 def shared(point: Point) -> dict:
@@ -107,7 +107,7 @@ def scheduled(rank: Rank0, modules: np.ndarray, virtual: dict, wire: Wire, what:
         return []
     modules, reduce = whole_step(modules, silent), wire.reduce_seconds(rank.message(what["phase"]))
     times = {
-        wiring: length(schedule(point.rows(wiring), lambda n: modules[n], reduce, wire.in_flight))
+        wiring: length(timeline(point.rows(wiring), lambda n: modules[n], reduce, wire.in_flight))
         for wiring in point.wirings
     }
     row = {**what, "metric": "hidden_schedule", "unit": "fraction", "compute": compute}

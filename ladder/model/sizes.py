@@ -61,13 +61,16 @@ SIZES = {
     "paper-1b": Size(40, 1536, 24, 24, 4096, 49152, tied=True),
     "paper-1b-larger": Size(52, 1536, 24, 24, 4096, 49152, tied=True),
     "paper-3b": Size(40, 2304, 36, 36, 9216, 49152, tied=True),
+    "paper-3b-timed": Size(40, 2304, 32, 32, 9216, 49152, tied=True),  # the benchmark had 32 heads, the model 36
     "paper-3b-larger": Size(52, 2304, 36, 36, 9216, 49152, tied=True),
     # published Llama checkpoints
     "llama-3.2-1b": Size(16, 2048, 32, 8, 8192, 128256, tied=True, rope_factor=32.0, **LLAMA3),
     "llama-3.2-3b": Size(28, 3072, 24, 8, 8192, 128256, tied=True, rope_factor=32.0, **LLAMA3),
+    "llama-3-8b": Size(32, 4096, 32, 8, 14336, 128256, positions=8192, rope_theta=500000.0),
     "llama-3.1-8b": Size(32, 4096, 32, 8, 14336, 128256, rope_factor=8.0, **LLAMA3),
     "codellama-34b": Size(48, 8192, 64, 8, 22016, 32000, positions=16384, rope_theta=1000000.0),
     "llama-3-70b": Size(80, 8192, 64, 8, 28672, 128256, positions=8192, rope_theta=500000.0),
+    "llama-3.1-70b": Size(80, 8192, 64, 8, 28672, 128256, rope_factor=8.0, **LLAMA3),
     "llama-3.1-405b": Size(126, 16384, 128, 8, 53248, 128256, rope_factor=8.0, **LLAMA3),
 }
 

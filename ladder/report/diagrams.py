@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ladder.bench.schedule import length, schedule
 from ladder.files import whole
 from ladder.report.style import COMMUNICATION, listing, look, order
+from ladder.schedule import length, timeline
 from ladder.wiring import PATTERNS, Row, ends_apart, pattern, table, trace
 
 EXAMPLES = ["ladder-2", "ladder@1-2", "dtp-1", "desync-2x", "desync-4x"]  # of numbered families and of hybrids
@@ -42,7 +42,7 @@ class Drawing:
         events = trace(self.rows)
         self.reads = {e.index: (e.modules, e.own) for e in events if e.kind == "compute"}
         self.carried = {e.index: e.modules for e in events if e.kind == "launch"}
-        self.spans = schedule(self.rows, lambda n: SECONDS[n % 2], REDUCE)
+        self.spans = timeline(self.rows, lambda n: SECONDS[n % 2], REDUCE)
         self.modules = [span for span in self.spans if span["lane"] == "compute"]
         self.end = length(self.spans)
 

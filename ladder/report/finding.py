@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from ladder.bench.schedule import length, schedule
 from ladder.report.drawing import empty_panel, legend, line, throughput_gains, tidy
 from ladder.report.frames import Frames
 from ladder.report.points import Point, extent, over_rho, points
 from ladder.report.setting import P2P
 from ladder.report.style import INK, listing, look, order, percent, times
 from ladder.report.svg import Figure, Panel
+from ladder.schedule import length, timeline
 from ladder.wiring import table
 
 CURVE = [i / 20 for i in range(2, 61)]  # rho from 0.1 to 3
@@ -30,7 +30,7 @@ def scheduled(seconds: dict, wirings: list[str], tp: int) -> pd.DataFrame:
     modules, mean, found = seconds["decode"], seconds["mean"], []
     depth = len(modules) // 2
     for rho in CURVE:
-        took = {w: length(schedule(table(w, depth, tp), lambda n: modules[n], rho * mean)) for w in wirings}
+        took = {w: length(timeline(table(w, depth, tp), lambda n: modules[n], rho * mean)) for w in wirings}
         standard, silent = took["standard"], took["upper_bound"]
         for wiring in wirings:
             hidden = (standard - took[wiring]) / (standard - silent)

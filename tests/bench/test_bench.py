@@ -10,7 +10,6 @@ from ladder.bench.baseline import Baseline
 from ladder.bench.plain import logits
 from ladder.bench.point import Point
 from ladder.bench.rows import extrapolated, stable
-from ladder.bench.schedule import length, schedule
 from ladder.bench.statistics import estimate, hidden, matters
 from ladder.bench.timing import Timer
 from ladder.cli import main
@@ -19,6 +18,7 @@ from ladder.inference.fused import Fused
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
 from ladder.parallel.communicators import EmulatedLink, Solo
+from ladder.schedule import length, timeline
 from ladder.wiring import PATTERNS, Module, run, table
 
 LAYERS = 8
@@ -30,7 +30,7 @@ def module_seconds(n):
 
 
 def seconds(wiring, reduce, layers=LAYERS):
-    return length(schedule(table(wiring, layers, 2), module_seconds, reduce))
+    return length(timeline(table(wiring, layers, 2), module_seconds, reduce))
 
 
 @pytest.mark.parametrize("reduce", [0.0, 0.5, 2.0, 5.0])
@@ -144,8 +144,8 @@ def test_a_link_with_two_in_flight():
         last = link.all_reduce(torch.ones(1))
     last.wait()
     assert link.now() == 4.0
-    slow = schedule(table("ladder", LAYERS), module_seconds, 4.0, in_flight=1)
-    assert length(schedule(table("ladder", LAYERS), module_seconds, 4.0, in_flight=2)) < length(slow)
+    slow = timeline(table("ladder", LAYERS), module_seconds, 4.0, in_flight=1)
+    assert length(timeline(table("ladder", LAYERS), module_seconds, 4.0, in_flight=2)) < length(slow)
     with pytest.raises(ValueError, match="in_flight = 0"):
         EmulatedLink(2, 1.0, in_flight=0)
 

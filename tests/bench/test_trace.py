@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ladder.bench.schedule import schedule
 from ladder.bench.trace import profiled, write_trace
 from ladder.files import read_json
+from ladder.schedule import timeline
 from ladder.wiring import table
 
 META = {"hardware": "a CPU", "link": "emulated", "origin": "emulated", "commit": "abc"}
@@ -68,7 +68,7 @@ def check(path, processes):
 def test_neighbours_still_touch_after_rounding_and_ranks_are_processes(tmp_path):
     timelines = {}
     for wiring in ("standard", "ladder"):
-        spans = schedule(table(wiring, 3), lambda n: 1e-3 / 7, 1e-3 / 3)
+        spans = timeline(table(wiring, 3), lambda n: 1e-3 / 7, 1e-3 / 3)
         timelines[wiring] = [
             span(s["lane"], s["index"], s["start"], s["end"]) | {"rank": rank} for s in spans for rank in (1, 0)
         ]

@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from ladder.bench.schedule import length, schedule
+from ladder.schedule import length, timeline
 from ladder.wiring import table
 
 PROVENANCE = {
@@ -132,7 +132,7 @@ def timed(what: dict, wirings, modules: list[float], reduce: float, slower: dict
     """Rows of one link: what the two-resource schedule says of modules of these seconds; ``slower`` multiplies a
     wiring's seconds."""
     depth = len(modules) // 2
-    spans = {w: schedule(table(w, depth, what["tp"]), lambda n: modules[n], reduce) for w in wirings}
+    spans = {w: timeline(table(w, depth, what["tp"]), lambda n: modules[n], reduce) for w in wirings}
     seconds = {w: length(spans[w]) * slower.get(w, 1) for w in wirings}
     rows = []
     for wiring in wirings:
@@ -178,7 +178,7 @@ def speed(folder: Path, wirings=ALL, slower: dict | None = None, rhos=(0.05, 0.4
             rows += [row for row in found if told(row, rho)]
         gain = what | {"rho": rho, "link": link, "phase": "decode"}
         rows += [gain | {"wiring": w} | around("compile_speedup", 1.25, "x") for w in wirings]
-        spans = {w: schedule(table(w, 8, 8), lambda n: MODULES[n], rho * mean) for w in wirings}
+        spans = {w: timeline(table(w, 8, 8), lambda n: MODULES[n], rho * mean) for w in wirings}
         extra = {"timelines": {w: [named(s) for s in found] for w, found in spans.items()}, "timeline_rho": rho}
         extra["module_seconds"] = {"decode": MODULES, "mean": mean}
         write(folder / "bench", what["run"], rows, **extra)

@@ -1,0 +1,171 @@
+"""Accelerators as rows: memory, bandwidth and peak of each, from its maker's data sheet.
+
+What a kernel reaches of them is not here: that is fitted or measured. A .json file describes one that has no row.
+"""
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+
+from ladder.errors import UserError, known
+from ladder.files import read_json
+
+
+@dataclass(frozen=True)
+class Device:
+    """An accelerator, one rank's.
+
+    memory_bytes: what a process can use: the total that CUDA or HIP reports (``torch.cuda.mem_get_info``), which is
+    less than is sold. bandwidth: bytes/s of its memory. flops: peak of dense bf16 or fp16 matrix products summed in
+    fp32. source: where they are from. power_w: watts of the whole board at most.
+    """
+
+    name: str
+    words: str
+    memory_bytes: float
+    bandwidth: float
+    flops: float
+    source: str
+    power_w: float | None = None
+
+    def __post_init__(self):
+        numbers = [self.memory_bytes, self.bandwidth, self.flops, *([] if self.power_w is None else [self.power_w])]
+        if not all(isfinite(number) and number > 0 for number in numbers):
+            raise ValueError("memory_bytes, bandwidth, flops and power_w must be finite numbers above 0")
+        if not self.source:
+            raise ValueError("source must say where the numbers are from")
+
+
+MIB = 2**20
+
+DEVICES = {
+    row.name: row
+    for row in (
+        Device(
+            "h100",
+            "NVIDIA H100 SXM5, 80 GB HBM3",
+            81089 * MIB,
+            3.35e12,
+            989.4e12,
+            "NVIDIA H100 Tensor Core GPU data sheet (half of its figure with sparsity); memory: CUDA's total",
+            700,
+        ),
+        Device(
+            "h100-pcie",
+            "NVIDIA H100 PCIe, 80 GB HBM2e",
+            81008 * MIB,
+            2.0e12,
+            756.5e12,
+            "NVIDIA H100 Tensor Core GPU data sheet (half of its figure with sparsity); memory: CUDA's total",
+            350,
+        ),
+        Device(
+            "h200",
+            "NVIDIA H200 SXM, 141 GB HBM3e",
+            143156 * MIB,
+            4.8e12,
+            989.4e12,
+            "NVIDIA H200 Tensor Core GPU data sheet (half of its figure with sparsity); memory: CUDA's total",
+            700,
+        ),
+        Device(
+            "b200",
+            "NVIDIA B200 SXM, 180 GB HBM3e",
+            182642 * MIB,
+            8.0e12,
+            2.25e15,
+            "NVIDIA DGX B200 and HGX B200 data sheets, an eighth of the system (half of its figure with sparsity); "
+            "memory: CUDA's total",
+            1000,
+        ),
+        Device(
+            "gb200",
+            "NVIDIA GB200 (one GPU of an NVL72 rack), 186 GB HBM3e",
+            188733 * MIB,
+            8.0e12,
+            2.5e15,
+            "NVIDIA GB200 NVL72 data sheet, a 72nd of the rack (half of its figure with sparsity); "
+            "memory: CUDA's total",
+            1200,
+        ),
+        Device(
+            "a100-80g",
+            "NVIDIA A100 SXM4, 80 GB HBM2e",
+            81050 * MIB,
+            2.039e12,
+            312e12,
+            "NVIDIA A100 Tensor Core GPU data sheet; memory: CUDA's total",
+            400,
+        ),
+        Device(
+            "a100-40g",
+            "NVIDIA A100 SXM4, 40 GB HBM2",
+            42298834944,
+            1.555e12,
+            312e12,
+            "NVIDIA A100 Tensor Core GPU data sheet; memory: CUDA's total "
+            "(deviceQuery in github.com/bottlerocket-os/bottlerocket/pull/3873)",
+            400,
+        ),
+        Device(
+            "l40s",
+            "NVIDIA L40S, 48 GB GDDR6, PCIe",
+            45455 * MIB,
+            864e9,
+            362.05e12,
+            "NVIDIA L40S data sheet; memory: CUDA's total, with ECC",
+            350,
+        ),
+        Device(
+            "l4",
+            "NVIDIA L4, 24 GB GDDR6, PCIe",
+            22559 * MIB,
+            300e9,
+            121e12,
+            "NVIDIA L4 data sheet (half of its figure with sparsity); memory: CUDA's total, with ECC",
+            72,
+        ),
+        Device(
+            "rtx-4090",
+            "NVIDIA GeForce RTX 4090, 24 GB GDDR6X, PCIe",
+            24084 * MIB,
+            1.008e12,
+            165.2e12,
+            "NVIDIA Ada GPU architecture white paper, appendix A (fp16 with fp32 accumulate); memory: CUDA's total",
+            450,
+        ),
+        Device(
+            "mi300x",
+            "AMD Instinct MI300X, 192 GB HBM3",
+            196588 * MIB,
+            5.3e12,
+            1307.4e12,
+            "AMD Instinct MI300X data sheet; memory: HIP's total",
+            750,
+        ),
+    )
+}
+
+
+def device(name: str | Path) -> Device:
+    """The row called ``name``, or what a .json file says: {"device": {"name": ..., ...}}, the fields of Device.
+
+    Raises UserError for an unknown name and for a file that is not one.
+    """
+    if str(name) in DEVICES:
+        return DEVICES[str(name)]
+    if Path(name).suffix != ".json":
+        raise UserError(f"{known('hardware', str(name), DEVICES)}; a .json file that describes one is taken too")
+    content = read_json(name)
+    try:
+        return Device(**content["device"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'{name}: not a device ({error}); write {{"device": {{...}}}} with name, words, memory_bytes, bandwidth '
+            "(bytes/s), flops and source, and power_w (watts) if you know it"
+        ) from None
+
+
+def rows() -> list[dict]:
+    """The table as plain values, for a page: bytes, bytes/s, FLOP/s, watts."""
+    return [asdict(row) for row in DEVICES.values()]

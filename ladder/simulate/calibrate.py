@@ -1,0 +1,149 @@
+"""Fit the simulator's parameters to measured points, with standard errors; refuse points that leave one open.
+
+ROWS is a CSV with the columns of `ladder simulate --points` and at least one of tokens_per_s, prefill_s, decode_s and
+speedup (over standard); of a file of `ladder simulate rows` the rows marked ``calibration`` are taken. Or it is one or
+more records of `ladder bench`, whose standard and upper_bound rows are taken: the result then describes that machine.
+
+    ladder simulate rows --out rows.csv && ladder calibrate rows.csv --out calibration.json
+    ladder calibrate results/default/bench/*/*.json --out mine.json && ladder simulate --calibration mine.json ...
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ladder.errors import UserError
+from ladder.files import read_json, write_json
+from ladder.simulate.calibration import Calibration, load
+from ladder.simulate.fit import Fit, Row, fit
+from ladder.simulate.points import read
+
+MEASURES = ("tokens_per_s", "prefill_s", "decode_s", "speedup")
+ROUND = 6  # significant digits of what is written
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rows", type=Path, nargs="+", metavar="ROWS", help="a CSV, or records of `ladder bench`")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="calibration to write")
+    parser.add_argument("--start", type=Path, metavar="JSON", help="calibration whose other parameters are kept")
+    parser.add_argument(
+        "--links", nargs="+", default=[], metavar="LINK", help="with --start: fit only these links, and only their rows"
+    )
+    parser.add_argument(
+        "--hold", nargs="+", default=[], metavar="NAME=VALUE", help="parameters that are not fitted but have this value"
+    )
+    parser.add_argument("--name", help="of the calibration (default: of --out, or of the rows)")
+
+
+def main(args: argparse.Namespace) -> None:
+    start = load(args.start) if args.start else None
+    if args.links and start is None:
+        raise UserError("--links fits links on top of a calibration; name it with --start")
+    rows = read_rows(args.rows, args.links)
+    done = fit(rows, args.name or (args.out or args.rows[0]).stem, start, args.links, held(args.hold))
+    if start is not None:
+        done = merged(done, start)
+    print(report(done))
+    if args.out:
+        write_json(args.out, content(done, rows, [str(path) for path in args.rows]))
+        print(f"{args.out}: `ladder simulate --calibration {args.out}` uses it")
+
+
+def read_rows(paths: list[Path], links: list[str] = ()) -> list[Row]:
+    """What is to be fitted to. Raises UserError for a file that holds no such thing."""
+    from ladder.simulate.records import bench_rows
+
+    found: list[Row] = []
+    for path in paths:
+        if path.suffix == ".json":
+            found += bench_rows(path, read_json(path))
+            continue
+        uses = ("calibration", "link") if links else ("calibration",)
+        lines = [(point, line) for point, line in read(path, None, MEASURES) if (line.get("use") or uses[0]) in uses]
+        chosen = [(point, line) for point, line in lines if not links or point.link in links]
+        rows = [Row(point, **{key: line[key] for key in MEASURES}) for point, line in chosen]
+        if not rows or not any(getattr(row, key) for row in rows for key in MEASURES):
+            raise UserError(f"{path}: no row to fit; it needs one of the columns {', '.join(MEASURES)} with numbers")
+        found += rows
+    return found
+
+
+def held(words: list[str]) -> dict[str, float]:
+    """``["kernel_us=2.5"]`` -> {"kernel_us": 2.5}. Raises UserError for what is not of that form."""
+    found = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = 0.0
+        if not found[name] > 0:
+            raise UserError(f"--hold {word!r}: write a parameter and a value above 0, like kernel_us=2.5")
+    return found
+
+
+def merged(done: Fit, start: Calibration) -> Fit:
+    """The fit with the parameters of ``start`` that it kept, and how sure they are; its residuals are the start's."""
+    import numpy as np
+
+    ours, theirs = done.calibration, [name for name in start.fitted if name not in done.calibration.fitted]
+    at = [start.fitted.index(name) for name in theirs]
+    size = len(theirs) + len(ours.fitted)
+    covariance = np.zeros((size, size))
+    covariance[: len(at), : len(at)] = start.covariance[np.ix_(at, at)]
+    covariance[len(at) :, len(at) :] = ours.covariance
+    new = replace(
+        ours,
+        hardware=start.hardware,
+        fitted=(*theirs, *ours.fitted),
+        covariance=covariance,
+        residual=start.residual,
+        quantile=start.quantile,
+    )
+    return replace(done, calibration=new)
+
+
+def report(done: Fit) -> str:
+    """The parameters with their standard errors, and how well they fit, as text."""
+    parameters = done.calibration.parameters
+    width = max(map(len, parameters))
+    lines = [f"{'parameter':<{width}}  {'value':>10}  standard error"]
+    for name, value in parameters.items():
+        said = (
+            f"{100 * done.stderr[name]:.0f} %" if name in done.stderr else f"kept: {done.kept.get(name, 'as it was')}"
+        )
+        lines.append(f"{name:<{width}}  {value:>10.4g}  {said}")
+    spread = ", ".join(f"{key} {100 * value:.1f} %" for key, value in done.calibration.residual.items())
+    count = len(done.labels)
+    lines.append(f"{count} values, {len(done.stderr)} parameters; standard deviation about the fit: {spread}")
+    return "\n".join(lines)
+
+
+def content(done: Fit, rows: list[Row], sources: list[str]) -> dict:
+    """What a calibration file holds: the calibration, and the report of its fit, row by row."""
+    import numpy as np
+
+    def short(value: float) -> float:
+        return float(f"{value:.{ROUND}g}")
+
+    calibration = done.calibration
+    told = [
+        {**rows[n].point._asdict(), "what": what, "value": short(np.exp(seen)), "fitted": short(np.exp(made))}
+        for (n, what), seen, made in zip(done.labels, done.observed, done.predicted, strict=True)
+    ]
+    return {
+        "schema": 1,
+        "name": calibration.name,
+        "hardware": calibration.hardware,
+        "sources": sources,
+        "parameters": {key: short(value) for key, value in calibration.parameters.items()},
+        "stderr": {key: short(value) for key, value in done.stderr.items()},
+        "kept": done.kept,
+        "residual": {key: short(value) for key, value in calibration.residual.items()},
+        "quantile": short(calibration.quantile),
+        "dof": done.dof,
+        "fitted": list(calibration.fitted),
+        "covariance": json.loads(json.dumps([[short(x) for x in line] for line in calibration.covariance])),
+        "rows": told,
+    }

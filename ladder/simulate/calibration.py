@@ -1,0 +1,153 @@
+"""The parameters of the simulator: fitted values, how sure they are, and what an all-reduce costs under them.
+
+Parameters are flat names with values above 0. Of a device: ``stream_one`` and ``stream_many`` (share of its memory
+bandwidth that weights are read with for one token row and for several), ``kv_stream`` (the same of K and V read once
+for each query head; caches let it exceed 1), ``matmul`` (share of its peak), ``kernel_us`` and ``prefill_kernel_us``.
+Of compute beside communication: ``interference_small`` and ``interference_large``. Of a link L (NCCL changes its
+protocol with the size of a message, and the faster one counts):
+
+    seconds = min(L.latency_us + bytes f / L.small_bandwidth, L.switch L.latency_us + bytes f / L.bandwidth)
+
+with f = 2 (ranks - 1) / ranks, ``L.latency_us.N`` for N ranks, and ``L.bandwidth.N`` where N ranks have another one.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from math import log2
+from pathlib import Path
+
+import numpy as np
+
+from ladder.errors import UserError
+from ladder.files import read_json
+from ladder.links import ALIASES, LINKS, Link, link
+
+DEFAULT = Path(__file__).parent / "calibration.json"
+COMPUTE = ("stream_one", "stream_many", "kv_stream", "matmul", "kernel_us", "prefill_kernel_us")
+COMPUTE += ("interference_small", "interference_large")
+# What is assumed beside the fit, as standard deviations of logarithms: that efficiencies are those of the calibrated
+# device, and what the table of links says.
+ASSUMED = {"device_scale": 0.10, "link_scale": 0.20}
+TYPED = re.compile(r"(-?[\d.]+(?:e-?\d+)?)us\+(-?[\d.]+(?:e\d+)?)GB/s(?:x(\d+))?")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """hardware: the device it was fitted on. parameters: all, by name. fitted: those with a row in ``covariance`` (of
+    their logarithms). residual: standard deviation of the logarithms of tokens_per_s, speedup and prefill_s about the
+    fit. quantile: of Student's t for a 90 % interval. fixed_links: links given by latency and bandwidth alone."""
+
+    name: str
+    hardware: str
+    parameters: dict[str, float]
+    fitted: tuple[str, ...]
+    covariance: np.ndarray
+    residual: dict[str, float]
+    quantile: float
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Names of the links that have parameters here."""
+        return tuple(dict.fromkeys(name.split(".")[0] for name in self.parameters if ".latency_us." in name))
+
+    def degrees(self, name: str) -> tuple[int, ...]:
+        """Numbers of ranks for which the link ``name`` has a latency."""
+        return degrees(self.parameters, name)
+
+    def varied(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """(names, covariance of logarithms) of all that is uncertain: fitted parameters, and what is ASSUMED."""
+        size = len(self.fitted)
+        covariance = np.zeros((size + len(ASSUMED),) * 2)
+        covariance[:size, :size] = self.covariance
+        covariance[range(size, size + len(ASSUMED)), range(size, size + len(ASSUMED))] = np.square([*ASSUMED.values()])
+        return (*self.fitted, *ASSUMED), covariance
+
+
+def degrees(parameters: dict, name: str) -> tuple[int, ...]:
+    start = f"{name}.latency_us."
+    return tuple(sorted(int(key.removeprefix(start)) for key in parameters if key.startswith(start)))
+
+
+@cache
+def load(path: str | Path = DEFAULT) -> Calibration:
+    """Read what `ladder calibrate` wrote. Raises UserError for a file that is not one."""
+    content = read_json(path)
+    try:
+        return Calibration(
+            content["name"],
+            content["hardware"],
+            {key: float(value) for key, value in content["parameters"].items()},
+            tuple(content["fitted"]),
+            np.array(content["covariance"], dtype=float).reshape(len(content["fitted"]), -1),
+            content["residual"],
+            float(content["quantile"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a calibration of `ladder calibrate` ({error!r}); fit it again") from None
+
+
+def find_link(name: str, calibration: Calibration) -> str | Link:
+    """The name of a calibrated link, or a :class:`Link` of the table, of a .json file, or typed as ``24us+370GB/s``.
+
+    ``x2`` after a typed link: two all-reduces may be under way at once. Raises UserError for anything else.
+    """
+    if name in calibration.links:
+        return name
+    if typed := TYPED.fullmatch(name):
+        latency, bandwidth, flight = float(typed[1]), float(typed[2]), int(typed[3] or 1)
+        if latency < 0 or bandwidth <= 0 or flight < 1:
+            what = f"latency {latency:g} us" if latency < 0 else f"bandwidth {bandwidth:g} GB/s"
+            raise UserError(f"link {name!r}: {what} must be above 0; write it like '24us+370GB/s'")
+        return Typed(name, latency, bandwidth * 1e9, flight)
+    if name in LINKS or name in ALIASES or name.endswith(".json"):
+        return link(name)
+    known = ", ".join(sorted({*calibration.links, *LINKS, *ALIASES}))
+    raise UserError(f"unknown link {name!r}; known: {known}; or type latency and bandwidth, like '24us+370GB/s'")
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A link of known latency (microseconds, at any number of ranks) and bus bandwidth (bytes/s)."""
+
+    name: str
+    latency_us: float
+    bus_bandwidth: float
+    in_flight: int = 1
+
+    def alpha(self, ranks: int) -> float:
+        return self.latency_us * 1e-6 if ranks > 1 else 0.0
+
+    def beta(self, ranks: int) -> float:
+        return 2 * (ranks - 1) / ranks / self.bus_bandwidth
+
+
+def protocols(which: str | Link | Typed, ranks: int, parameters: dict):
+    """((seconds, seconds per byte), ...) of a link of ``find_link`` at ``ranks``, by protocol; the faster counts."""
+    if ranks == 1:
+        return ((0.0, 0.0),)
+    if isinstance(which, Typed):
+        return ((which.alpha(ranks), which.beta(ranks)),)
+    if isinstance(which, Link):
+        scale = parameters["link_scale"]
+        return ((scale * which.alpha(ranks), scale * which.beta(ranks)),)
+    factor = 2 * (ranks - 1) / ranks
+    latency = _latency(which, ranks, parameters)
+    bandwidth = parameters.get(f"{which}.bandwidth.{ranks}", parameters[f"{which}.bandwidth"])
+    small = (latency, factor / parameters[f"{which}.small_bandwidth"])
+    return (small, (parameters[f"{which}.switch"] * latency, factor / bandwidth))
+
+
+def _latency(name: str, ranks: int, parameters: dict):
+    """Seconds; between and beyond the known degrees as :meth:`ladder.links.Link.alpha`."""
+    at = degrees(parameters, name)
+    us = {n: parameters[f"{name}.latency_us.{n}"] for n in at}
+    if ranks in us or ranks <= at[0] or (len(at) == 1 and ranks <= at[0]):
+        return us.get(ranks, us[at[0]]) * 1e-6
+    if ranks > at[-1]:
+        level, before = log2(at[-1]), (log2(at[-2]), us[at[-2]]) if len(at) > 1 else (0.0, 0.0)
+        slope = np.maximum((us[at[-1]] - before[1]) / (level - before[0]), 0)
+        return (us[at[-1]] + slope * (log2(ranks) - level)) * 1e-6
+    low, high = max(n for n in at if n < ranks), min(n for n in at if n > ranks)
+    share = (log2(ranks) - log2(low)) / (log2(high) - log2(low))
+    return (us[low] + share * (us[high] - us[low])) * 1e-6
