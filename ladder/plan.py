@@ -173,6 +173,7 @@ class Plan:
         made += [record for group in self.evaluate.values() for record in group["records"]]
         made += [f"{self.root}/sensitivity/{name}/record.json" for name in self.sensitivity]
         made += [record for job in self.bench.values() for record in job["records"]]
+        made += [f"{self.root}/simulate/{name}/record.json" for name in ("validation", "study")]
         return [*made, *(f"{self.root}/{name}/record.json" for name in ("corpus", "tokenizer", "tokens"))]
 
     def _launcher(self, gpus: int) -> str:

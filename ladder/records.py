@@ -17,7 +17,7 @@ ORIGINS = ("published", "measured", "emulated", "simulated")
 
 # One value per row: what it is, its uncertainty, where it is from.
 COLUMNS = {
-    "stage": "corpus | pretrain | convert | adapt | evaluate | sensitivity | bench | published",
+    "stage": "corpus | pretrain | convert | adapt | evaluate | sensitivity | bench | simulate | published",
     "run": "name of the job, e.g. tiny-ladder-s0",
     "model": "row of the table of sizes, or a published model's name",
     "wiring": "standard, ladder, ladder@4-7, ...",

@@ -34,7 +34,7 @@ from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.job import Job, job
 from ladder.job import add_arguments as add_job_arguments
-from ladder.links import LINKS, Link
+from ladder.links import ALIASES, LINKS, Link
 
 SMALLEST = 1024  # bytes
 WARM_UP = 5  # rounds that do not count
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     backend = args.backend or ("nccl" if args.device == "cuda" else "gloo")
     if args.out.suffix != ".json":
         raise UserError(f"--out {args.out}: `--link` takes a file whose name ends in .json; give it that name")
-    if name in LINKS:
+    if name in LINKS or name in ALIASES:
         raise UserError(f"--name {name} is a link of the built-in table; choose another name")
     if args.tp < 2 or args.rounds < 2:
         raise UserError(f"--tp {args.tp}, --rounds {args.rounds}: both must be at least 2")

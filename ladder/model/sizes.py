@@ -1,6 +1,7 @@
 """Every model shape that the project names, one row each."""
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 
 from ladder.errors import known
 
@@ -76,7 +77,10 @@ SIZES = {
 
 
 def size(name: str) -> Size:
-    """The row called ``name``. Raises UserError with the known names."""
+    """The row called ``name``; ``NAME-4l`` is the same with 4 layers. Raises UserError with the known names."""
+    base, layers = re.fullmatch(r"(.+?)(?:-(\d+)l)?", name).groups()
+    if name not in SIZES and layers and base in SIZES and int(layers) > 0:
+        return replace(SIZES[base], layers=int(layers))
     if name not in SIZES:
         raise known("size", name, SIZES)
     return SIZES[name]

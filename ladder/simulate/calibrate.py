@@ -10,7 +10,7 @@ more records of `ladder bench`, whose standard and upper_bound rows are taken: t
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ladder.errors import UserError
@@ -18,8 +18,10 @@ from ladder.files import read_json, write_json
 from ladder.simulate.calibration import Calibration, load
 from ladder.simulate.fit import Fit, Row, fit
 from ladder.simulate.points import read
+from ladder.simulate.records import bench_rows, emulated, own_device
 
 MEASURES = ("tokens_per_s", "prefill_s", "decode_s", "speedup")
+QUIET = 1e-3  # interference of an emulated link: parameters are above 0
 ROUND = 6  # significant digits of what is written
 
 
@@ -41,7 +43,12 @@ def main(args: argparse.Namespace) -> None:
     if args.links and start is None:
         raise UserError("--links fits links on top of a calibration; name it with --start")
     rows = read_rows(args.rows, args.links)
-    done = fit(rows, args.name or (args.out or args.rows[0]).stem, start, args.links, held(args.hold))
+    records = [read_json(path) for path in args.rows if path.suffix == ".json"]
+    device = own_device(records) if records else None
+    hold = held(args.hold)
+    if records and emulated(rows):  # a delay takes nothing from the device
+        hold = {"interference_small": QUIET, "interference_large": QUIET} | hold
+    done = fit(rows, args.name or (args.out or args.rows[0]).stem, start, args.links, hold, device)
     if start is not None:
         done = merged(done, start)
     print(report(done))
@@ -52,8 +59,6 @@ def main(args: argparse.Namespace) -> None:
 
 def read_rows(paths: list[Path], links: list[str] = ()) -> list[Row]:
     """What is to be fitted to. Raises UserError for a file that holds no such thing."""
-    from ladder.simulate.records import bench_rows
-
     found: list[Row] = []
     for path in paths:
         if path.suffix == ".json":
@@ -136,6 +141,7 @@ def content(done: Fit, rows: list[Row], sources: list[str]) -> dict:
         "schema": 1,
         "name": calibration.name,
         "hardware": calibration.hardware,
+        "device": asdict(calibration.device) if calibration.device else None,
         "sources": sources,
         "parameters": {key: short(value) for key, value in calibration.parameters.items()},
         "stderr": {key: short(value) for key, value in done.stderr.items()},

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ladder.devices import Device, device
 from ladder.errors import UserError
 from ladder.files import read_json
 from ladder.links import ALIASES, LINKS, Link, link
@@ -36,7 +37,7 @@ TYPED = re.compile(r"(-?[\d.]+(?:e-?\d+)?)us\+(-?[\d.]+(?:e\d+)?)GB/s(?:x(\d+))?
 class Calibration:
     """hardware: the device it was fitted on. parameters: all, by name. fitted: those with a row in ``covariance`` (of
     their logarithms). residual: standard deviation of the logarithms of tokens_per_s, speedup and prefill_s about the
-    fit. quantile: of Student's t for a 90 % interval. fixed_links: links given by latency and bandwidth alone."""
+    fit. quantile: of Student's t for a 90 % interval. device: the row of ``hardware``, if no table has it."""
 
     name: str
     hardware: str
@@ -45,6 +46,7 @@ class Calibration:
     covariance: np.ndarray
     residual: dict[str, float]
     quantile: float
+    device: Device | None = None
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -82,9 +84,17 @@ def load(path: str | Path = DEFAULT) -> Calibration:
             np.array(content["covariance"], dtype=float).reshape(len(content["fitted"]), -1),
             content["residual"],
             float(content["quantile"]),
+            Device(**content["device"]) if content.get("device") else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a calibration of `ladder calibrate` ({error!r}); fit it again") from None
+
+
+def find_device(name: str, calibration: Calibration | None) -> Device:
+    """The row called ``name``, or the device that the calibration brings with it. Raises UserError."""
+    if calibration is not None and calibration.device is not None and calibration.device.name == name:
+        return calibration.device
+    return device(name)
 
 
 def find_link(name: str, calibration: Calibration) -> str | Link:

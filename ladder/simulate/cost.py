@@ -43,13 +43,13 @@ def rank(size: Size, tp: np.ndarray, how: Implementation) -> Rank:
     return Rank(*split, vocab)
 
 
-def work(size: Size, how: Implementation, device: dict, prm: dict, at: dict, prefill: bool, dtype_bytes=2) -> Work:
+def work(size: Size, how: Implementation, device: dict, prm: dict, at: dict, prefill: bool) -> Work:
     """Seconds of the parts of one pass.
 
     device: ``bandwidth`` (bytes/s) and ``flops`` (FLOP/s) of each point. prm: the calibration's parameters.
     at: ``tp``, ``batch``, ``prompt``, ``new_tokens`` of each point.
     """
-    batch, prompt = at["batch"], at["prompt"]
+    batch, prompt, dtype_bytes = at["batch"], at["prompt"], how.dtype_bytes
     mine = rank(size, at["tp"], how)
     tokens = batch * prompt if prefill else batch
     peak, memory = prm["matmul"] * device["flops"], device["bandwidth"]
@@ -83,7 +83,7 @@ def work(size: Size, how: Implementation, device: dict, prm: dict, at: dict, pre
     return Work(attention, mlp, rest if prefill else rest + how.step_us * 1e-6)
 
 
-def memory(size: Size, how: Implementation, at: dict, dtype_bytes=2) -> np.ndarray:
+def memory(size: Size, how: Implementation, at: dict) -> np.ndarray:
     """Bytes that one rank needs at most: weights, whole cache, and the larger of a layer's activations and logits."""
     mine = rank(size, at["tp"], how)
     layer = 2 * size.hidden * (mine.queries + mine.keys) + 3 * size.hidden * mine.intermediate + 2 * size.hidden
@@ -95,7 +95,7 @@ def memory(size: Size, how: Implementation, at: dict, dtype_bytes=2) -> np.ndarr
     inside = np.maximum(6 * mine.queries + scores / tokens, 5 * mine.intermediate)
     layers = tokens * (4 * size.hidden + inside)
     logits = how.logit_copies * (tokens if how.all_logits else at["batch"]) * mine.vocab + 2 * tokens * size.hidden
-    return dtype_bytes * (size.layers * layer + ends + cache + np.maximum(layers, logits)) + RESERVED
+    return how.dtype_bytes * (size.layers * layer + ends + cache + np.maximum(layers, logits)) + RESERVED
 
 
 def slowdown(prm: dict, nbytes):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ladder.devices import Device
 from ladder.errors import UserError, known
 from ladder.links import ALIASES, LINKS
 from ladder.simulate.calibration import ASSUMED, COMPUTE, Calibration
@@ -79,11 +80,13 @@ def fit(
     start: Calibration | None = None,
     links: Sequence[str] = (),
     hold: dict[str, float] | None = None,
+    device: Device | None = None,
 ) -> Fit:
     """Fit the parameters that ``rows`` touch.
 
     start: where the others are taken from, and the search begins. links: links to fit although the table of links
-    knows them. hold: values of parameters that are not to be fitted. Raises UserError where rows leave one open.
+    knows them. hold: values of parameters that are not to be fitted. device: of the rows, if no table has it.
+    Raises UserError where rows leave a parameter open.
     """
     from scipy.optimize import least_squares
     from scipy.stats import t as student
@@ -98,7 +101,7 @@ def fit(
     labels, observed = _observed(rows)
     weights = np.array([PREFILL_WEIGHT if what == "prefill_s" else 1.0 for _, what in labels])
     kept = _kept(rows, parameters, start, links, hold or {})
-    shell = Calibration(name, hardware.pop(), parameters, (), np.zeros((0, 0)), {}, 0.0)
+    shell = Calibration(name, hardware.pop(), parameters, (), np.zeros((0, 0)), {}, 0.0, device)
 
     def predicted(values: np.ndarray, free: list[str], slopes: bool = False) -> np.ndarray:
         """Logarithms, and with ``slopes`` also those with each parameter raised by STEP (first axis)."""
@@ -146,6 +149,7 @@ def fit(
         covariance,
         _residuals(rows, labels, values - observed, len(labels) / dof),
         float(student.ppf(0.95, dof)),
+        device,
     )
     return Fit(done, stderr, kept, labels, observed, values, dof)
 

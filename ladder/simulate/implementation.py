@@ -1,6 +1,6 @@
 """What the simulated code does: two implementations of one model differ in kernels, attention, head and sampling."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ladder.errors import known
 
@@ -17,7 +17,7 @@ class Implementation:
     all_logits: prefill computes logits of all positions, instead of the last. logit_copies: copies of them in memory.
     sharded_head: embeddings and head are split over the ranks.
     step_us: microseconds of a decode step beside the model: sampling, and the host between two steps.
-    steps_less: decode steps fewer than new tokens (1: prefill gives the first of them).
+    steps_less: decode steps fewer than new tokens (1: prefill gives the first of them). dtype_bytes: of a number.
     """
 
     words: str
@@ -32,6 +32,7 @@ class Implementation:
     sharded_head: bool
     step_us: float
     steps_less: int = 1
+    dtype_bytes: int = 2
 
 
 IMPLEMENTATIONS = {
@@ -78,6 +79,9 @@ IMPLEMENTATIONS = {
         step_us=200.0,
     ),
 }
+IMPLEMENTATIONS["ladder-fp32"] = replace(
+    IMPLEMENTATIONS["ladder"], words="`ladder bench` on a CPU, in fp32", dtype_bytes=4, step_us=50.0
+)
 
 
 def implementation(name: str) -> Implementation:

@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ladder import schedule
-from ladder.devices import device
 from ladder.model.sizes import size
 from ladder.simulate import cost
-from ladder.simulate.calibration import Calibration, find_link, protocols
+from ladder.simulate.calibration import Calibration, find_device, find_link, protocols
 from ladder.simulate.implementation import implementation
 
 SHAPE = ("tp", "batch", "prompt", "new_tokens")
@@ -95,7 +94,7 @@ def predict(
     prefill, step, decode = totals[None]
     own, standard, silent = ((t[0] + t[2]) for t in totals.values())
     made = np.array([point.batch * point.new_tokens for point in points], dtype=float)
-    memory, room = _memory(points)
+    memory, room = _memory(points, calibration)
     logs = {}
     if intervals:
         logs = {"tokens_per_s": np.log(made / own), "speedup": np.log(standard / own), "prefill_s": np.log(prefill)}
@@ -135,7 +134,7 @@ def seconds(points: Sequence[Point], prm: dict, calibration: Calibration) -> tup
         link = _link(mine, links, prm, costs)
         for row, prefill in enumerate((True, False)):
             done = cost.work(shape, code, what, prm, at, prefill)
-            nbytes = at["batch"] * (at["prompt"] if prefill else 1) * shape.hidden * 2
+            nbytes = at["batch"] * (at["prompt"] if prefill else 1) * shape.hidden * code.dtype_bytes
             reduce = np.minimum(link[0] + nbytes * link[1], link[2] + nbytes * link[3])
             slow = cost.slowdown(prm, nbytes)
             took = schedule.seconds(order, (done.attention, done.mlp), reduce, slow, in_flight) + done.rest
@@ -146,7 +145,7 @@ def seconds(points: Sequence[Point], prm: dict, calibration: Calibration) -> tup
 
 def _device(points: Sequence[Point], prm: dict, calibration: Calibration) -> dict:
     """Bandwidth and peak of each point's device; on another than the calibrated one both are as uncertain."""
-    rows = [device(point.hardware) for point in points]
+    rows = [find_device(point.hardware, calibration) for point in points]
     scale = np.where([row.name == calibration.hardware for row in rows], 1.0, prm["device_scale"])
     return {key: np.array([getattr(row, key) for row in rows]) * scale for key in ("bandwidth", "flops")}
 
@@ -163,7 +162,7 @@ def _link(points: Sequence[Point], links: dict, prm: dict, costs: dict) -> list[
     return [np.stack([np.broadcast_to(value, (axis,)) for value in column], axis=-1) for column in columns]
 
 
-def _memory(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
+def _memory(points: Sequence[Point], calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
     """(bytes that a rank needs, bytes that its device has)."""
     groups = defaultdict(list)
     for n, point in enumerate(points):
@@ -172,7 +171,7 @@ def _memory(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
     for (model, how), members in groups.items():
         at = {key: np.array([getattr(points[n], key) for n in members], float) for key in SHAPE}
         need[members] = cost.memory(size(model), implementation(how), at)
-    return need, np.array([device(point.hardware).memory_bytes for point in points])
+    return need, np.array([find_device(point.hardware, calibration).memory_bytes for point in points])
 
 
 def parts(point: Point, calibration: Calibration) -> tuple[float, float, float, float]:
@@ -180,7 +179,7 @@ def parts(point: Point, calibration: Calibration) -> tuple[float, float, float, 
     prm = {**calibration.parameters, "device_scale": 1.0, "link_scale": 1.0}
     shape, at = size(point.model), {key: np.array([float(getattr(point, key))]) for key in SHAPE}
     work = cost.work(shape, implementation(point.implementation), _device([point], prm, calibration), prm, at, False)
-    nbytes = point.batch * shape.hidden * 2
+    nbytes = point.batch * shape.hidden * implementation(point.implementation).dtype_bytes
     found = protocols(find_link(point.link, calibration), point.tp, prm)
     reduce = min(start + nbytes * each for start, each in found)
     return float(work.attention[0]), float(work.mlp[0]), float(reduce), float(cost.slowdown(prm, nbytes))

@@ -3,10 +3,9 @@
 import csv
 from pathlib import Path
 
-from ladder.devices import device
 from ladder.errors import UserError
 from ladder.model.sizes import size
-from ladder.simulate.calibration import Calibration, find_link
+from ladder.simulate.calibration import Calibration, find_device, find_link
 from ladder.simulate.implementation import implementation
 from ladder.simulate.model import Point
 from ladder.wiring import table
@@ -26,7 +25,7 @@ def check(point: Point, calibration: Calibration | None) -> Point:
             least = 2 if key == "new_tokens" else 1
             raise UserError(f"{key} = {getattr(point, key)} must be at least {least}")
     table(point.wiring, size(point.model).layers, point.tp)
-    device(point.hardware)
+    find_device(point.hardware, calibration)
     if calibration is not None:
         find_link(point.link, calibration)
     implementation(point.implementation)

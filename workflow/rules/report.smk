@@ -15,7 +15,8 @@ rule reports_all:
         [f"{R}/evaluate/{group}.sha256" for group in PLAN.evaluate],
         [f"{R}/bench/{name}.sha256" for name in PLAN.bench],
         tracking=f"{R}/tracking.json",
-        published=sorted(str(path) for path in Path("reports/published").glob("*.csv")),
+        whatif="reports/whatif.html",
+        published=PUBLISHED,
         measured=sorted(str(path) for path in Path("reports/measured").rglob("*.json")),
     output:
         "reports/all",
