@@ -37,13 +37,13 @@ class Job:
         """A tidy row that knows its stage, run, and what this job was told about model, wiring and seed."""
         return records.row(**({"stage": self.stage, "run": self.name} | self.what | values))
 
-    def finish(self, rows: list[dict], artifacts: tuple = (), **extra) -> None:
-        """Write the record, then hand its numbers and the artifacts to MLflow."""
+    def finish(self, rows: list[dict], artifacts: tuple = (), tracked: list[dict] | None = None, **extra) -> None:
+        """Write the record, then hand its numbers (or only those of ``tracked``) and the artifacts to MLflow."""
         provenance = records.provenance(self.started, self.run, self.tracking.run_id)
         if self.record:
             records.write(self.record, rows, provenance, **extra)
             artifacts = (self.record, *artifacts)
-        for r in rows:
+        for r in rows if tracked is None else tracked:
             # What the rows of one run differ in, so that none replaces another; a scan over layers becomes a curve.
             differ = {key: r.get(key) for key in ("wiring", "task", "phase", "rho") if key not in self.what}
             parts = [f"rho {part}" if key == "rho" else str(part) for key, part in differ.items() if part is not None]

@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from ladder.errors import known
+from ladder.errors import UserError, known
+from ladder.files import read_json
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,31 @@ def size(name: str) -> Size:
     if name not in SIZES:
         raise known("size", name, SIZES)
     return SIZES[name]
+
+
+def of_config(path: str | Path) -> Size:
+    """The shape of a Hugging Face Llama, from its config.json or the directory that holds it.
+
+    Raises UserError for a model of another kind: one with experts, or whose heads are not hidden / heads wide.
+    """
+    path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
+    content = read_json(path)
+    keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+    try:
+        layers, hidden, heads, width, vocab = (int(content[key]) for key in keys)
+        kv_heads = int(content.get("num_key_value_heads") or heads)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: not the config.json of a Llama model ({error!r}); it needs {', '.join(keys)}"
+        ) from None
+    if found := next((key for key in content if "expert" in key and content[key]), None):
+        raise UserError(f"{path}: {found} = {content[found]!r}: models with experts are not known here")
+    if (content.get("head_dim") or hidden // heads) != hidden // heads or min(layers, hidden, heads, kv_heads) < 1:
+        raise UserError(f"{path}: heads of {content.get('head_dim')} are not hidden / heads ({hidden} / {heads}) wide")
+    tied = bool(content.get("tie_word_embeddings"))
+    return Size(
+        layers, hidden, heads, kv_heads, width, vocab, tied, int(content.get("max_position_embeddings") or 2048)
+    )
 
 
 def row(name: str) -> dict:

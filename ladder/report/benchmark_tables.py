@@ -250,8 +250,8 @@ def presets(frames: Frames) -> Table:
     )
     notes = [
         "An all-reduce takes the latency plus its bytes times 2 (n − 1) / n over the bandwidth; between two numbers of "
-        "ranks the latency is interpolated, beyond the last it is assumed to go on growing. At once: all-reduces under way "
-        "at the same time in one communicator."
+        "ranks the latency is interpolated, beyond the last it is assumed to go on growing. At once: all-reduces under "
+        "way at the same time in one communicator."
     ]
     return Table("links", "Links that can be emulated", caption, columns, rows, notes)
 

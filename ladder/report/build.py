@@ -61,6 +61,7 @@ def build(
         adaptation_tables,
         batch_figures,
         benchmark_tables,
+        calibration_tables,
         cells,
         claims,
         curve_figures,
@@ -69,8 +70,12 @@ def build(
         quality_figures,
         quality_tables,
         run_tables,
+        scale_figures,
+        scale_tables,
         sensitivity,
         shape_tables,
+        simulator_figures,
+        simulator_tables,
         speed_figures,
         speed_tables,
         svg,
@@ -82,6 +87,9 @@ def build(
         speed_tables,
         shape_tables,
         benchmark_tables,
+        simulator_tables,
+        calibration_tables,
+        scale_tables,
         quality_tables,
         adaptation_tables,
         sensitivity,
@@ -89,7 +97,8 @@ def build(
         run_tables,
     )
     tables = [make(data) for module in modules for make in module.TABLES]
-    drawn = (speed_figures, batch_figures, quality_figures, curve_figures, sensitivity)
+    drawn = (speed_figures, batch_figures, simulator_figures, scale_figures)
+    drawn += (quality_figures, curve_figures, sensitivity)
     figures = [make(data) for module in drawn for make in module.FIGURES]
     judged = claims.judge(data)
     provenance = run_tables.provenance(data, run.get("name"))

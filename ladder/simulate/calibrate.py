@@ -18,10 +18,9 @@ from ladder.files import read_json, write_json
 from ladder.simulate.calibration import Calibration, load
 from ladder.simulate.fit import Fit, Row, fit
 from ladder.simulate.points import read
-from ladder.simulate.records import bench_rows, emulated, own_device
+from ladder.simulate.records import QUIET, bench_rows, emulated, own_device
 
 MEASURES = ("tokens_per_s", "prefill_s", "decode_s", "speedup")
-QUIET = 1e-3  # interference of an emulated link: parameters are above 0
 ROUND = 6  # significant digits of what is written
 
 
@@ -49,11 +48,12 @@ def main(args: argparse.Namespace) -> None:
     if records and emulated(rows):  # a delay takes nothing from the device
         hold = {"interference_small": QUIET, "interference_large": QUIET} | hold
     done = fit(rows, args.name or (args.out or args.rows[0]).stem, start, args.links, hold, device)
+    before = read_json(args.start) if args.start else {}
     if start is not None:
-        done = merged(done, start)
+        done = merged(done, start, before)
     print(report(done))
     if args.out:
-        write_json(args.out, content(done, rows, [str(path) for path in args.rows]))
+        write_json(args.out, content(done, rows, before.get("rows", [])))
         print(f"{args.out}: `ladder simulate --calibration {args.out}` uses it")
 
 
@@ -88,8 +88,9 @@ def held(words: list[str]) -> dict[str, float]:
     return found
 
 
-def merged(done: Fit, start: Calibration) -> Fit:
-    """The fit with the parameters of ``start`` that it kept, and how sure they are; its residuals are the start's."""
+def merged(done: Fit, start: Calibration, before: dict) -> Fit:
+    """The fit with the parameters of ``start`` (the file's content: ``before``) that it kept, and how sure they are;
+    its residuals are the start's."""
     import numpy as np
 
     ours, theirs = done.calibration, [name for name in start.fitted if name not in done.calibration.fitted]
@@ -106,7 +107,9 @@ def merged(done: Fit, start: Calibration) -> Fit:
         residual=start.residual,
         quantile=start.quantile,
     )
-    return replace(done, calibration=new)
+    old = {name: before["stderr"][name] for name in theirs}
+    kept = before["kept"] | {key: why for key, why in done.kept.items() if key not in start.parameters}
+    return replace(done, calibration=new, stderr=old | done.stderr, kept=kept)
 
 
 def report(done: Fit) -> str:
@@ -120,13 +123,13 @@ def report(done: Fit) -> str:
         )
         lines.append(f"{name:<{width}}  {value:>10.4g}  {said}")
     spread = ", ".join(f"{key} {100 * value:.1f} %" for key, value in done.calibration.residual.items())
-    count = len(done.labels)
-    lines.append(f"{count} values, {len(done.stderr)} parameters; standard deviation about the fit: {spread}")
+    count, fitted = len(done.labels), len(done.labels) - done.dof
+    lines.append(f"{fitted} parameters fitted to {count} values; standard deviation about the fit: {spread}")
     return "\n".join(lines)
 
 
-def content(done: Fit, rows: list[Row], sources: list[str]) -> dict:
-    """What a calibration file holds: the calibration, and the report of its fit, row by row."""
+def content(done: Fit, rows: list[Row], before: list[dict]) -> dict:
+    """What a calibration file holds: the calibration, and the report of its fit, row by row, after those ``before``."""
     import numpy as np
 
     def short(value: float) -> float:
@@ -142,7 +145,6 @@ def content(done: Fit, rows: list[Row], sources: list[str]) -> dict:
         "name": calibration.name,
         "hardware": calibration.hardware,
         "device": asdict(calibration.device) if calibration.device else None,
-        "sources": sources,
         "parameters": {key: short(value) for key, value in calibration.parameters.items()},
         "stderr": {key: short(value) for key, value in done.stderr.items()},
         "kept": done.kept,
@@ -151,5 +153,5 @@ def content(done: Fit, rows: list[Row], sources: list[str]) -> dict:
         "dof": done.dof,
         "fitted": list(calibration.fitted),
         "covariance": json.loads(json.dumps([[short(x) for x in line] for line in calibration.covariance])),
-        "rows": told,
+        "rows": before + told,
     }

@@ -80,7 +80,7 @@ def work(size: Size, how: Implementation, device: dict, prm: dict, at: dict, pre
     positions = tokens if how.all_logits else batch
     rest = product(size.hidden * mine.vocab, positions, how.head_kernels)
     rest = rest + how.logit_copies * positions * mine.vocab * dtype_bytes / many
-    return Work(attention, mlp, rest if prefill else rest + how.step_us * 1e-6)
+    return Work(attention, mlp, rest if prefill else rest + prm["step_scale"] * how.step_us * 1e-6)
 
 
 def memory(size: Size, how: Implementation, at: dict) -> np.ndarray:

@@ -3,14 +3,16 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ladder import schedule
-from ladder.model.sizes import size
+from ladder.model.sizes import Size, of_config, size
 from ladder.simulate import cost
-from ladder.simulate.calibration import Calibration, find_device, find_link, protocols
+from ladder.simulate.calibration import ASSUMED, Calibration, find_device, find_link, protocols
 from ladder.simulate.implementation import implementation
 
 SHAPE = ("tp", "batch", "prompt", "new_tokens")
@@ -29,6 +31,12 @@ class Point(NamedTuple):
     hardware: str
     link: str
     implementation: str = "published"
+
+
+@cache
+def shape_of(model: str) -> Size:
+    """The row of the table of sizes, or what a config.json (or a directory with one) describes. Raises UserError."""
+    return of_config(model) if model.endswith(".json") or Path(model).is_dir() else size(model)
 
 
 @dataclass
@@ -78,7 +86,7 @@ def predict(
 
     Raises UserError for an unknown name.
     """
-    prm: dict = {**calibration.parameters, "device_scale": 1.0, "link_scale": 1.0, **(changes or {})}
+    prm: dict = {**calibration.parameters, **dict.fromkeys(ASSUMED, 1.0), **(changes or {})}
     if not interference:
         prm |= {"interference_small": 0.0, "interference_large": 0.0}
     if intervals:
@@ -126,7 +134,7 @@ def seconds(points: Sequence[Point], prm: dict, calibration: Calibration) -> tup
     out = np.zeros((3, axis, len(points)))
     costs: dict = {}
     for (model, wiring, how, in_flight), members in groups.items():
-        shape, code = size(model), implementation(how)
+        shape, code = shape_of(model), implementation(how)
         mine = [points[n] for n in members]
         at = {key: np.array([getattr(p, key) for p in mine], float) for key in SHAPE}
         what = _device(mine, prm, calibration)
@@ -170,14 +178,14 @@ def _memory(points: Sequence[Point], calibration: Calibration) -> tuple[np.ndarr
     need = np.zeros(len(points))
     for (model, how), members in groups.items():
         at = {key: np.array([getattr(points[n], key) for n in members], float) for key in SHAPE}
-        need[members] = cost.memory(size(model), implementation(how), at)
+        need[members] = cost.memory(shape_of(model), implementation(how), at)
     return need, np.array([find_device(point.hardware, calibration).memory_bytes for point in points])
 
 
 def parts(point: Point, calibration: Calibration) -> tuple[float, float, float, float]:
     """Seconds of an attention module, an MLP module and an all-reduce of a decode step, and the slowdown beside it."""
-    prm = {**calibration.parameters, "device_scale": 1.0, "link_scale": 1.0}
-    shape, at = size(point.model), {key: np.array([float(getattr(point, key))]) for key in SHAPE}
+    prm = {**calibration.parameters, **dict.fromkeys(ASSUMED, 1.0)}
+    shape, at = shape_of(point.model), {key: np.array([float(getattr(point, key))]) for key in SHAPE}
     work = cost.work(shape, implementation(point.implementation), _device([point], prm, calibration), prm, at, False)
     nbytes = point.batch * shape.hidden * implementation(point.implementation).dtype_bytes
     found = protocols(find_link(point.link, calibration), point.tp, prm)

@@ -4,10 +4,9 @@ import csv
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.model.sizes import size
 from ladder.simulate.calibration import Calibration, find_device, find_link
 from ladder.simulate.implementation import implementation
-from ladder.simulate.model import Point
+from ladder.simulate.model import Point, shape_of
 from ladder.wiring import table
 
 NAMES = ("model", "wiring", "hardware", "link")
@@ -24,7 +23,7 @@ def check(point: Point, calibration: Calibration | None) -> Point:
         if getattr(point, key) < (2 if key == "new_tokens" else 1):
             least = 2 if key == "new_tokens" else 1
             raise UserError(f"{key} = {getattr(point, key)} must be at least {least}")
-    table(point.wiring, size(point.model).layers, point.tp)
+    table(point.wiring, shape_of(point.model).layers, point.tp)
     find_device(point.hardware, calibration)
     if calibration is not None:
         find_link(point.link, calibration)

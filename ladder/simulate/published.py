@@ -27,6 +27,7 @@ LINKS = {"enabled": "nvlink", "disabled": "nvlink-p2p-off"}
 ACROSS = {"enabled": "ib-ndr-2node", "disabled": "ib-ndr-2node-p2p-off"}  # 405B, on two nodes
 REPEATED = "the same run as in Figure 2"
 COMPILING = "the average includes a compiling iteration"
+REPEAT = "a repeat of Figure 2: says how far repeats differ"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,8 +94,9 @@ def _figure2(published: Path, logs: dict) -> list[dict]:
     for row in _read(published, "fig2_70b_throughput"):
         new = _row(row, tokens_per_s=float(row["value"]), set="70B, Figure 2")
         log = logs.get(("arxiv", *_cell(new)), {})
-        if log.get("use") != "excluded":  # the same benchmark, though not always the same run
+        if log and log["use"] != "excluded":  # the same benchmark, though not always the same run
             new |= {key: log[key] for key in ("prefill_s", "memory_gb") if key in log}
+            new["source"] += f"; prefill and memory: {log['source']}"
         if calibrates(new):
             new["use"] = "calibration"
         found.append(new)
@@ -155,7 +157,7 @@ def _logs(published: Path) -> dict[tuple, dict]:
     found: dict[tuple, dict] = {}
     for row in _read(published, "author_logs"):
         new, folder = _row(row), row["version"].partition("/")[2]
-        kept = found.setdefault((folder, *_cell(new)), new | {"set": f"{row['model']}, logs"})
+        kept = found.setdefault((folder, *_cell(new)), new | {"set": f"{row['model']}, {row['version']}"})
         kept[keys[row["metric"]]] = float(row["value"])
         if row["note"]:
             kept |= {"use": "excluded", "reason": COMPILING}
@@ -167,6 +169,6 @@ def _repeats(logs: dict) -> list[dict]:
     found = []
     for (_folder, model, *_), row in logs.items():
         if model == MODELS["70B"] and row["use"] != "excluded":
-            row = row | {"use": "excluded", "reason": "a repeat of Figure 2: says how far repeats differ"}
+            row = row | {"use": "excluded", "reason": REPEAT}
         found.append(row)
     return found

@@ -8,6 +8,7 @@ from ladder.errors import UserError
 from ladder.simulate.fit import Row
 from ladder.simulate.model import Point
 
+QUIET = 1e-3  # interference of an emulated link: it takes nothing from the device, but parameters are above 0
 CALIBRATES = ("standard", "upper_bound")
 FASTEST = ("graphs", "compiled", "eager")
 NOMINAL = 1e11  # FLOP/s where no table says: only its product with the fitted ``matmul`` counts

@@ -9,8 +9,9 @@ implementation), to which the predictions are added:
 
     ladder simulate --points points.csv --out out.csv
 
-Models are rows of ladder/model/sizes.py, hardware of ladder/devices.py; a link is one that was calibrated (nvlink,
-nvlink-p2p-off, ib-ndr-2node), a row of ladder/links.py, a .json file of `ladder bench link`, or typed: 24us+370GB/s.
+Models are rows of ladder/model/sizes.py or a config.json (or its directory), hardware of ladder/devices.py; a link is
+one that was calibrated (nvlink, nvlink-p2p-off, ib-ndr-2node), a row of ladder/links.py, a .json file of `ladder bench
+link`, or typed: 24us+370GB/s.
 Parameters come from the published 70B runs on H100 (`ladder calibrate` fits others); intervals are 90 %, from the
 parameters' covariance and the residual noise. Efficiencies on other hardware are assumed to be those of the H100.
 """
@@ -28,11 +29,10 @@ import numpy as np
 from ladder import records
 from ladder.errors import UserError
 from ladder.files import whole
-from ladder.model.sizes import size
 from ladder.schedule import timeline
 from ladder.simulate import cost
 from ladder.simulate.calibration import DEFAULT, Calibration, find_link, load
-from ladder.simulate.model import Point, Prediction, interval, parts, predict
+from ladder.simulate.model import Point, Prediction, interval, parts, predict, shape_of
 from ladder.simulate.points import COLUMNS, check, read
 from ladder.wiring import table
 
@@ -52,7 +52,9 @@ CHUNK = 2000  # points at once, so that memory stays small
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="llama-3-70b", help="row of the table of sizes (default: %(default)s)")
+    parser.add_argument(
+        "--model", default="llama-3-70b", help="row of the table of sizes, or a config.json (default: %(default)s)"
+    )
     parser.add_argument("--wirings", nargs="+", default=list(WIRINGS), metavar="WIRING", help="default: %(default)s")
     parser.add_argument("--tp", type=int, nargs="+", default=[8], help="tensor-parallel degrees (default: 8)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="sequences at once (default: 1)")
@@ -192,7 +194,7 @@ def trace(path: Path, points: Sequence[Point], calibration: Calibration) -> None
     for point in points:
         attention, mlp, reduce, slowdown = parts(point, calibration)
         modules = (attention, mlp)
-        shape = size(point.model)
+        shape = shape_of(point.model)
         flight = getattr(find_link(point.link, calibration), "in_flight", 1)
         rows = table(point.wiring, shape.layers, point.tp)
         spans = timeline(rows, lambda n, m=modules: m[n % 2], reduce, flight, slowdown)

@@ -7,6 +7,7 @@ from ladder.errors import UserError
 from ladder.report import frames
 
 ROWS = {
+    "author_logs": 628,
     "blog_tables": 33,
     "fig2_70b_throughput": 70,
     "fig3_405b_speedup": 24,
@@ -30,7 +31,7 @@ def test_every_number_is_positive_and_has_a_source_and_a_unit(published):
     numbers, _ = frames.read_published(published)
     assert (numbers["value"] > 0).all()
     assert (numbers["source"] != "").all()
-    assert set(numbers["unit"]) == {"x", "percent", "tokens/s", "perplexity"}
+    assert set(numbers["unit"]) == {"x", "percent", "tokens/s", "perplexity", "s", "GB"}
 
 
 def test_averages_of_table_3_recompute(published):

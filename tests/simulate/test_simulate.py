@@ -184,6 +184,23 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path):
         load(path)
 
 
+def test_a_model_of_ones_own(tmp_path):
+    """A config.json of the same shape is the same model; what is no Llama is refused by name."""
+    path = tmp_path / "config.json"
+    config = size("llama-3-70b").config()
+    path.write_text(json.dumps(config))
+    assert tokens([BASE._replace(model=str(path))]) == pytest.approx(tokens([BASE]))
+    for change, words in (
+        ({"hidden_size": None}, "not the config.json of a Llama"),
+        ({"num_local_experts": 8}, "num_local_experts = 8"),
+        ({"head_dim": 256}, "heads of 256"),
+    ):
+        other = tmp_path / f"{len(words)}.json"
+        other.write_text(json.dumps(config | change))
+        with pytest.raises(UserError, match=words):
+            tokens([BASE._replace(model=str(other))])
+
+
 def test_typed_links():
     link = find_link("24us+370GB/sx2", CALIBRATION)
     assert (link.alpha(8), link.in_flight) == (24e-6, 2)

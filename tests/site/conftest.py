@@ -34,6 +34,7 @@ def project(request, tmp_path_factory):
     """A copy of the site's sources with reports of toy records."""
     import toy_records
 
+    from ladder.cli import main
     from ladder.report.build import build
 
     root, copy = request.config.rootpath, tmp_path_factory.mktemp("project")
@@ -43,6 +44,7 @@ def project(request, tmp_path_factory):
     measured = toy_records.kept(copy / "reports" / "measured")
     records = toy_records.everything(copy / "results")
     build([records], copy / "reports" / "published", {}, copy / "reports", measured=measured)
+    main(["simulate", "page", "--out", str(copy / "reports" / "whatif.html")])
     return copy
 
 

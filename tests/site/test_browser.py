@@ -20,9 +20,19 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["log"]
+PAGES += ["simulator", "whatif", "scale", "log"]
 # at least so many drawings
-FIGURES = {"index": 3, "wirings": 15, "speed": 17, "quality": 8, "sensitivity": 1, "adaptation": 3}
+FIGURES = {
+    "index": 3,
+    "simulator": 1,
+    "whatif": 4,
+    "scale": 3,
+    "wirings": 15,
+    "speed": 17,
+    "quality": 8,
+    "sensitivity": 1,
+    "adaptation": 3,
+}
 VIEWS = {"wide": (1280, "light"), "phone": (390, "light"), "dark": (1280, "dark")}
 # In the page: the lowest contrast of drawn text against the page's background, WCAG's definition.
 CONTRAST = """() => {

@@ -18,7 +18,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["log"]
+PAGES += ["simulator", "whatif", "scale", "log"]
 
 
 def test_every_page_and_every_download_is_there(built):
