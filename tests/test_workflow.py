@@ -94,7 +94,7 @@ def test_reports_are_complete(built):
     assert manifest
     assert (built / "reports" / "records.csv").stat().st_size > 1000
     runs = list((built / "results/toy").glob("*/*/record.json"))
-    assert len(runs) == 6 + 1 + 2 + 1  # pretrain, convert, adapt, sensitivity
+    assert len(runs) == 6 + 1 + 2 + 1 + 2  # pretrain, convert, adapt, sensitivity, simulate
 
 
 def test_every_job_is_a_run_in_mlflow(built):
@@ -106,7 +106,7 @@ def test_every_job_is_a_run_in_mlflow(built):
         [experiment.experiment_id], filter_string="attributes.status = 'FINISHED'", max_results=500
     )
     stages = [run.data.tags["stage"] for run in runs]
-    assert {"corpus", "pretrain", "convert", "adapt", "evaluate", "sensitivity", "bench"} <= set(stages)
+    assert {"corpus", "pretrain", "convert", "adapt", "evaluate", "sensitivity", "bench", "simulate"} <= set(stages)
     # A job that outlived the killed snakemake may have finished twice: count what was trained, not how often.
     assert len({run.info.run_name for run in runs if run.data.tags["stage"] == "pretrain"}) == 6
     ids = {run.info.run_id for run in runs}
@@ -148,7 +148,7 @@ def test_a_changed_row_of_the_table_of_sizes_reruns_only_what_depends_on_it(buil
         found = jobs(built)
     finally:
         (built / "Snakefile").write_text(snakefile)
-    made = {"pretrain": 6, "convert": 1, "adapt": 2, "evaluate": 3, "sensitivity": 1, "bench": 2}
+    made = {"pretrain": 6, "convert": 1, "adapt": 2, "evaluate": 3, "sensitivity": 1, "bench": 2, "validate": 1}
     assert found == made | {"reports_all": 1}
 
 
