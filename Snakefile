@@ -11,6 +11,10 @@ if not workflow.overwrite_configfiles:
     configfile: "config/default.yaml"
 
 
+# Used with `--sdm apptainer` only; envs/Containerfile says how it is made.
+container: "envs/ladder.sif"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/pretrain.smk"

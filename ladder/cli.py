@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": ("ladder.evaluate.run", "evaluate checkpoints with lm-eval"),
     "sensitivity": ("ladder.evaluate.sensitivity", "find which layers are free to convert, for which wiring"),
     "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),
+    "bench train": ("ladder.bench.train", "time training steps, tokens/s and MFU of each wiring"),
     "bench link": ("ladder.bench.link", "measure latency and bandwidth of the link at hand"),
     "bench network": ("ladder.bench.network", "hold the emulated link against a real slow network"),
     "simulate": ("ladder.simulate.run", "predict prefill, decode and tokens/s on hardware that is not here"),

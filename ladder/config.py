@@ -1,6 +1,7 @@
 """A configuration: one YAML per profile, checked whole before any work starts."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from ladder.errors import UserError
 from ladder.evaluate.sensitivity import scannable
 from ladder.links import link
 from ladder.model.sizes import size
-from ladder.plan import listed
+from ladder.plan import METHOD_KEYS, listed
+from ladder.train.methods import METHODS, Recipe
 from ladder.wiring import check_model, table, tied
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yaml"
@@ -64,13 +66,10 @@ def _sentence(error) -> str:
 
 def _problems(config: dict) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) of everything that a schema cannot know."""
-    corpus = config["corpus"]
-    yield from _source("corpus", corpus)
+    yield from _corpus(config["corpus"])
     yield from _source("adapt.chat", config["adapt"]["chat"])
     if ("vocab" in config["tokenizer"]) == ("from" in config["tokenizer"]):
         yield "tokenizer", "give exactly one of 'vocab' (train one) and 'from' (take one)"
-    if corpus["validation"] + corpus["test"] >= 1:
-        yield "corpus", "validation + test must leave documents for training"
 
     pretrain, adapt = config["pretrain"], config["adapt"]
     for i, run in enumerate(pretrain["runs"]):
@@ -78,6 +77,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         yield from _attempt(f"{key}.size", size, run["size"])
         yield from _wiring(f"{key}.wiring", run["wiring"], run["size"], "pretrain", pretrain)
         yield from _batch(key, pretrain | run)
+        yield from _nodes(f"{key}.gpus", (pretrain | run).get("gpus", 1), config)
         if config["sequence"] > size(run["size"]).positions:
             yield "sequence", f"{config['sequence']} is longer than the {size(run['size']).positions} of {run['size']}"
     if len({(run["size"], run["wiring"]) for run in pretrain["runs"]}) < len(pretrain["runs"]):
@@ -95,6 +95,8 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     for i, wiring in enumerate(adapt["wirings"]):
         yield from _wiring(f"adapt.wirings[{i}]", wiring, source["size"], "adapt", adapt)
     yield from _batch("adapt", adapt)
+    yield from _nodes("adapt.gpus", adapt.get("gpus", 1), config)
+    yield from _methods(adapt, source)
 
     sensitivity = config.get("sensitivity", {"wirings": []})
     if sensitivity["wirings"] and source.get("wiring", "standard") != "standard":
@@ -110,6 +112,28 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     for kind in ("emulated", "ranks"):
         for i, point in enumerate(bench.get(kind, [])):
             yield from _bench(f"bench.{kind}[{i}]", point, {**bench, **point}["wirings"])
+    for i, point in enumerate(bench.get("ranks", []) if config["device"] == "cuda" else []):
+        yield from _nodes(f"bench.ranks[{i}].tp", max(listed(point["tp"])), config)
+
+
+def _methods(adapt: dict, source: dict) -> Iterator[tuple[str, str]]:
+    seen = set()
+    for i, entry in enumerate(adapt.get("methods", [])):
+        key, name = f"adapt.methods[{i}]", entry["method"]
+        if name == "sft":
+            yield f"{key}.method", "'sft' is how adapt.wirings are adapted; name the wirings there"
+        row = METHODS.get(name)
+        taught = entry.get("teacher", True) and (row is None or row.teacher is not False)
+        flags = {flag: entry[flag] for flag in METHOD_KEYS if flag in entry}
+        yield from _attempt(key, lambda how: Recipe(**how), flags | ({"teacher": "the original"} if taught else {}))
+        for j, wiring in enumerate(entry["wirings"]):
+            where = f"{key}.wirings[{j}]"
+            if wiring == source.get("wiring", "standard"):
+                yield where, f"{wiring!r} is the original itself; name what it is converted to"
+            yield from _wiring(where, wiring, source["size"], "adapt", adapt)
+            if (name, wiring) in seen:
+                yield where, f"{wiring!r} is adapted by {name} twice"
+            seen.add((name, wiring))
 
 
 def _bench(key: str, point: dict, wirings: list[str]) -> Iterator[tuple[str, str]]:
@@ -145,6 +169,25 @@ def _wiring(key: str, wiring: str, model: str, section: str, settings: dict) -> 
         yield from _degree(f"{section}.tp", settings["tp"], model)
 
 
+def _corpus(corpus: dict | list[dict]) -> Iterator[tuple[str, str]]:
+    mixed = isinstance(corpus, list)
+    for i, source in enumerate(listed(corpus)):
+        key = f"corpus[{i}]" if mixed else "corpus"
+        yield from _source(key, source)
+        if source["validation"] + source["test"] >= 1:
+            yield key, "validation + test must leave documents for training"
+        for name in ("label", "weight"):
+            if mixed and name not in source:
+                yield f"{key}.{name}", "is missing; every source of a mixture has a label and a weight"
+            if not mixed and name in source:
+                yield f"{key}.{name}", "is for a mixture; give a list of sources, or leave it out"
+        if source.get("limit", math.inf) < source.get("parts", 1):
+            yield f"{key}.parts", f"{source['parts']} are more than the {source['limit']} documents of limit"
+    labels = [source["label"] for source in corpus] if mixed else []
+    if len(set(labels)) < len(labels):
+        yield "corpus", f"labels {labels} name a source twice"
+
+
 def _source(key: str, source: dict) -> Iterator[tuple[str, str]]:
     if source["kind"] == "huggingface" and "name" not in source:
         yield f"{key}.name", "kind 'huggingface' needs the name of a dataset"
@@ -166,6 +209,12 @@ def _batch(key: str, run: dict) -> Iterator[tuple[str, str]]:
         yield f"{key}.shard", f"{shard} does not divide the {gpus} gpus"
     if run["warmup"] > run["steps"]:
         yield f"{key}.warmup", f"{run['warmup']} is more than the {run['steps']} steps"
+
+
+def _nodes(key: str, gpus: int, config: dict) -> Iterator[tuple[str, str]]:
+    per_node = config.get("gpus_per_node", 8)
+    if gpus > per_node and gpus % per_node:
+        yield key, f"{gpus} GPUs are more than one node has and not whole nodes of gpus_per_node ({per_node})"
 
 
 def _degree(key: str, tp: int, model: str, replicate_kv: bool = False) -> Iterator[tuple[str, str]]:

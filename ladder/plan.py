@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from ladder.bench import grid
+from ladder.data.documents import SPLITS
 from ladder.errors import UserError
 from ladder.files import digest
 from ladder.model.sizes import row, size
@@ -12,19 +13,28 @@ from ladder.wiring import tied
 PEAK, MFU = 989e12, 0.4  # bf16 FLOP/s of an H100, and the share of it assumed for estimates
 TRAINING_KEYS = (
     *("steps", "batch", "micro_batch", "lr", "warmup", "min_lr", "weight_decay", "betas", "eps", "clip", "precision"),
-    *("shard", "activation_checkpointing", "compile", "evaluate_every", "validation_windows", "checkpoint_every"),
+    *("shard", "tp_ranks", "activation_checkpointing", "compile"),
+    *("evaluate_every", "validation_windows", "checkpoint_every"),
 )
+
+
+METHOD_KEYS = ("method", "temperature", "sft_weight", "hidden_weight", "group", "patience")
 
 
 @dataclass
 class Plan:
     """The jobs of a configuration, by name. A name is also a path's last part, so it says what the job is.
 
-    Each job holds what its rule needs: ``flags`` of the command line, ``launch`` (what starts it), ``gpus``, ``row``
-    (its row of the table of sizes: a changed row reruns what depends on it), and the paths it reads.
+    Each job holds what its rule needs: ``flags`` of the command line, ``launch`` (what starts it), ``gpus``, ``place``
+    (snakemake's resources for them), ``row`` (its row of the table of sizes: a changed row reruns what depends on it),
+    and the paths it reads.
     """
 
     config: dict
+    corpus: dict = field(default_factory=dict)
+    tokenizer: dict = field(default_factory=dict)
+    tokens: dict = field(default_factory=dict)
+    parts: dict[str, dict] = field(default_factory=dict)
     pretrain: dict[str, dict] = field(default_factory=dict)
     convert: dict[str, dict] = field(default_factory=dict)
     adapt: dict[str, dict] = field(default_factory=dict)
@@ -35,11 +45,33 @@ class Plan:
     def __post_init__(self):
         self.digest = digest(self.config)
         self.root = f"results/{self.config['name']}"
+        self._corpus()
         self._pretrain()
         self._adapt()
         self._evaluate()
         self._sensitivity()
         self._bench()
+
+    def _corpus(self) -> None:
+        """One job that gathers and one that packs; or both for each part, and then jobs that join what they made."""
+        sources, root, tokenizer = listed(self.config["corpus"]), self.root, self.config["tokenizer"]
+        trained = "vocab" in tokenizer  # one that is taken needs no documents
+        self.tokenizer = {"flags": flags(tokenizer | ({"corpus": f"{root}/corpus"} if trained else {}))}
+        self.tokenizer["files"] = [f"{root}/corpus/manifest.json"] if trained else []
+        gathered = [{key: source[key] for key in source if key not in ("parts", "weight")} for source in sources]
+        if len(sources) == sources[0].get("parts", 1) == 1:
+            self.corpus = {"flags": flags(gathered[0]), "files": sources[0].get("path", []), "splits": SPLITS}
+            self.tokens = {"flags": flags({"corpus": f"{root}/corpus", "tokenizer": f"{root}/tokenizer"})}
+            return
+        for source, words in zip(sources, gathered, strict=True):
+            label, of = source.get("label", "corpus"), source.get("parts", 1)
+            for number in range(1, of + 1):
+                chosen = flags(words | {"part": f"{number}/{of}"})
+                self.parts[f"{label}-{number}"] = {"flags": chosen, "files": source.get("path", [])}
+        folders = {kind: [f"{root}/{kind}/parts/{name}" for name in self.parts] for kind in ("corpus", "tokens")}
+        weights = [f"{source['label']}={source['weight']}" for source in sources if "weight" in source]
+        self.corpus = {"flags": flags({"merge": folders["corpus"]}), "files": [], "splits": SPLITS[1:]}
+        self.tokens = {"flags": flags({"merge": folders["tokens"], "weight": weights or None})}
 
     def _pretrain(self) -> None:
         settings = self.config["pretrain"]
@@ -53,15 +85,19 @@ class Plan:
     def _adapt(self) -> None:
         settings = self.config["adapt"]
         source = settings["from"]
+        plain = {key: value for key, value in settings.items() if key not in ("wirings", "methods", "from")}
         for seed in settings["seeds"]:
-            for wiring in settings["wirings"]:
-                name = f"{source['size']}-{wiring}-s{seed}"
+            for wiring, how in adaptations(settings):
+                converted = f"{source['size']}-{wiring}-s{seed}"
+                name = f"{source['size']}-{wiring}-{how['method']}-s{seed}" if "method" in how else converted
                 if "checkpoint" in source:  # one conversion serves all seeds
                     origin, converted = source["checkpoint"], f"{source['size']}-{wiring}"
                 else:
                     origin = f"{self.root}/pretrain/{source['size']}-{source['wiring']}-s{seed}/model"
-                    converted = name
-                self.adapt[name] = self._training({"seed": seed, **settings, "wiring": wiring, "size": source["size"]})
+                here = [] if "checkpoint" in source else [origin]
+                teacher = origin if how.get("teacher", "method" in how) else None
+                run = {"seed": seed, **plain, **how, "wiring": wiring, "size": source["size"], "teacher": teacher}
+                self.adapt[name] = self._training(run) | {"files": here if teacher else []}
                 if wiring == source.get("wiring"):  # the original, as it was trained
                     self.adapt[name]["checkpoint"] = origin
                     continue
@@ -72,7 +108,7 @@ class Plan:
                     "size": source["size"],
                     "seed": seed,  # with whose models it is evaluated
                     "source": origin,
-                    "files": [] if "checkpoint" in source else [origin],
+                    "files": here,
                     "flags": flags(words),
                 }
                 self.adapt[name]["checkpoint"] = f"{self.root}/convert/{converted}/model"
@@ -81,11 +117,12 @@ class Plan:
         """A training run with what its rule needs."""
         run = {"sequence": self.config["sequence"], **run}
         gpus = run.get("gpus", 1)
-        chosen = {key: run[key] for key in ("seed", "sequence", *TRAINING_KEYS) if key in run}
+        chosen = {key: run[key] for key in ("seed", "sequence", "teacher", *TRAINING_KEYS, *METHOD_KEYS) if key in run}
         return run | {
             "flags": flags(chosen | {"device": self.config["device"]}),
             "launch": self._launcher(gpus),
             "gpus": gpus if self.config["device"] == "cuda" else 0,
+            "place": self._place(gpus),
             "row": row(run["size"]),
         }
 
@@ -153,12 +190,14 @@ class Plan:
                 name = bench_name(shapes, kind, entry)
                 if name in self.bench:
                     raise UserError(f"bench.{kind}: two entries would be called {name}; join them")
-                many = ranks > self.config.get("gpus_per_node", 8)  # on one node the command starts its own ranks
+                # On one node the command starts its own ranks.
+                alone = device == "cpu" or self._nodes(ranks) == 1
                 flagged = {k: v for k, v in entry.items() if k != "device" or v == "cuda"}
                 self.bench[name] = entry | {
                     "flags": flags(flagged),
-                    "launch": self._launcher(ranks if many and device == "cuda" else 1),
+                    "launch": "ladder" if alone else self._launcher(ranks),
                     "gpus": ranks if device == "cuda" else 0,
+                    "place": self._place(1 if device == "cpu" else ranks),
                     "row": [row(size) for size in shapes["size"]],
                     "records": [
                         f"{self.root}/bench/{name}/{grid.record(shape, what, entry['dtype'], entry.get('layers'))}"
@@ -176,19 +215,29 @@ class Plan:
         made += [f"{self.root}/simulate/{name}/record.json" for name in ("validation", "study")]
         return [*made, *(f"{self.root}/{name}/record.json" for name in ("corpus", "tokenizer", "tokens"))]
 
+    def _nodes(self, gpus: int) -> int:
+        return -(-gpus // self.config.get("gpus_per_node", 8))
+
     def _launcher(self, gpus: int) -> str:
-        """What starts a training command on ``gpus`` ranks."""
-        per_node = self.config.get("gpus_per_node", 8)
+        """What starts a training command on ``gpus`` ranks. Over several nodes it runs in the SLURM job's script, which
+        is on the first of them."""
         if gpus == 1:
             return "ladder"
-        if gpus <= per_node:
-            return f"torchrun --standalone --nproc-per-node {gpus} -m ladder"
-        nodes = -(-gpus // per_node)
-        head = "$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1):29500"
+        nodes = self._nodes(gpus)
+        if nodes == 1:
+            return f"torchrun --standalone --nproc-per-node {gpus} -m -- ladder"
         return (
-            f"srun --nodes {nodes} --ntasks-per-node 1 torchrun --nnodes {nodes} --nproc-per-node {per_node} "
-            f"--rdzv-backend c10d --rdzv-id $SLURM_JOB_ID --rdzv-endpoint {head} -m ladder"
+            f"srun --nodes {nodes} --ntasks-per-node 1 --cpu-bind none "
+            f"torchrun --nnodes {nodes} --nproc-per-node {gpus // nodes} "
+            "--rdzv-backend c10d --rdzv-id $SLURM_JOB_ID --rdzv-endpoint $(hostname):29500 -m -- ladder"
         )
+
+    def _place(self, gpus: int) -> dict:
+        """Snakemake's resources of a job of ``gpus`` ranks, as its SLURM executor reads them. ``mpi`` has it leave
+        srun to the job; ``tasks`` are the launchers, one a node, and not, as it would have it, a number per GPU."""
+        nodes = self._nodes(gpus)
+        over = {"mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
+        return {"gpu": gpus if self.config["device"] == "cuda" else 0, "nodes": nodes} | over
 
     # Estimates, for people who must ask for hours and disk.
 
@@ -198,7 +247,8 @@ class Plan:
         def train(run: dict) -> float:
             shape = size(run["size"])
             per_token = 6 * shape.parameters + 6 * shape.layers * shape.hidden * run["sequence"]  # causal attention
-            return run["steps"] * run["batch"] * run["sequence"] * per_token / (PEAK * MFU) / 3600
+            passes = 4 / 3 if run.get("teacher") else 1  # forward is a third of forward and backward
+            return passes * run["steps"] * run["batch"] * run["sequence"] * per_token / (PEAK * MFU) / 3600
 
         checkpoints = sum(len(group["checkpoints"]) for group in self.evaluate.values())
         points = sum(job["gpus"] * len(job["records"]) for job in self.bench.values())
@@ -210,18 +260,20 @@ class Plan:
         }
 
     def disk(self) -> dict[str, float]:
-        """Estimated bytes by stage at the peak: final models, and a running job's checkpoints (fp32 and optimizer)."""
+        """Estimated bytes by stage at the peak: final models, and one running job's checkpoints (fp32 weights and two
+        moments; two are kept, and the best, while one is being written)."""
 
         def final(names) -> float:
             return sum(4.0 * size(name).parameters for name in names)
 
-        running = [12.0 * size(run["size"]).parameters * 3 for run in (*self.pretrain.values(), *self.adapt.values())]
+        running = [12.0 * size(run["size"]).parameters * 4 for run in (*self.pretrain.values(), *self.adapt.values())]
+        sources = listed(self.config["corpus"])
         tokens = max(
             (run["steps"] * run["batch"] * run["sequence"] for run in self.pretrain.values()),
             default=0,
         )
         return {
-            "tokens": 2.0 * tokens + (4.5 * tokens if self.config["corpus"]["kind"] == "huggingface" else 0),
+            "tokens": 2.0 * tokens + 4.5 * tokens * any(source["kind"] == "huggingface" for source in sources),
             "pretrain": final(run["size"] for run in self.pretrain.values()),
             "convert": final(job["size"] for job in self.convert.values()),
             "adapt": final(run["size"] for run in self.adapt.values()),
@@ -229,16 +281,19 @@ class Plan:
         }
 
     def summary(self) -> str:
-        """One line of jobs, GPU hours and disk."""
+        """One line of jobs, GPU hours and disk, each by stage."""
         stages = {"pretrain": self.pretrain, "convert": self.convert, "adapt": self.adapt}
         jobs = ", ".join(f"{len(jobs)} {stage}" for stage, jobs in (stages | {"bench": self.bench}).items())
         checkpoints = sum(len(group["checkpoints"]) for group in self.evaluate.values())
-        line = f"profile {self.config['name']}: {jobs}, {checkpoints} checkpoints to evaluate"
+        parts = f"{len(self.parts)} parts of the corpus, " if self.parts else ""
+        line = f"profile {self.config['name']}: {parts}{jobs}, {checkpoints} checkpoints to evaluate"
         if self.config["device"] == "cuda":
             hours = self.gpu_hours()
             parts = ", ".join(f"{stage} {value:,.0f}" for stage, value in hours.items())
             line += f"; about {sum(hours.values()):,.0f} H100 hours ({parts})"
-        return line + f"; about {sum(self.disk().values()) / 1e9:,.1f} GB of disk"
+        disk = self.disk()
+        parts = ", ".join(f"{stage} {value / 1e9:,.1f}" for stage, value in disk.items())
+        return line + f"; about {sum(disk.values()) / 1e9:,.1f} GB of disk ({parts})"
 
 
 def bench_name(shapes: dict, kind: str, entry: dict) -> str:
@@ -248,6 +303,15 @@ def bench_name(shapes: dict, kind: str, entry: dict) -> str:
     if "layers" in entry:
         parts[0] += f"-{entry['layers']}l"
     return "-".join([*parts, *entry.get("compute", []), entry["dtype"], entry.get("backend", kind)])
+
+
+def adaptations(settings: dict) -> list[tuple[str, dict]]:
+    """(wiring, settings of its method) of every adaptation: all are finetuned, some adapted in other ways too."""
+    found = [(wiring, {}) for wiring in settings["wirings"]]
+    for entry in settings.get("methods", []):
+        how = {key: value for key, value in entry.items() if key != "wirings"}
+        found += [(wiring, how) for wiring in entry["wirings"]]
+    return found
 
 
 def listed(value) -> list:

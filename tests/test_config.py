@@ -66,6 +66,12 @@ WRONG = [
     (("pretrain", "tp"), 3, "pretrain.tp: 3 does not divide the heads (4) of tiny"),
     (("adapt", "wirings"), ["ladder", "spd"], "adapt.tp: is missing; wiring 'spd'"),
     (("adapt", "from"), {"size": "tiny", "wiring": "spd"}, "adapt.tp: None is not the 2 that adapt.from"),
+    (("adapt", "methods"), [{"method": "kd", "wirings": ["ladder"]}], "adapt.methods[0]: unknown method 'kd'; known:"),
+    (("adapt", "methods"), [{"method": "sft", "wirings": ["ladder"]}], "adapt.methods[0].method: 'sft' is how"),
+    (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "group": 2}], "--group is of --method prog"),
+    (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "teacher": False}], "needs --teacher"),
+    (("adapt", "methods"), [{"method": "distill", "wirings": ["standard"]}], "'standard' is the original itself"),
+    (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"]}] * 2, "'ladder' is adapted by distill twice"),
     (("sensitivity", "wirings"), ["ladder@1-2"], "sensitivity.wirings[0]: wiring 'ladder@1-2' names layers"),
     (("sensitivity", "wirings"), ["upper_bound"], "sensitivity.wirings[0]: wiring 'upper_bound' is for timing only"),
     (("sensitivity", "tp"), None, "sensitivity.tp: is missing; wiring 'spd'"),
@@ -75,6 +81,21 @@ WRONG = [
     (("corpus",), {"kind": "files", "path": ["no.txt"], "validation": 0.1, "test": 0.1}, "no.txt: no such file"),
     (("corpus",), {"kind": "files", "validation": 0.1, "test": 0.1}, "needs a list of paths"),
     (("corpus",), {"kind": "huggingface", "validation": 0.1, "test": 0.1}, "needs the name of a dataset"),
+    (("corpus", "parts"), 0, "corpus.parts: 0 is less than the minimum of 1"),
+    (("corpus", "weight"), 2, "corpus.weight: is for a mixture"),
+    (
+        ("corpus",),
+        DEFAULT["corpus"] | {"limit": 3, "parts": 4},
+        "corpus.parts: 4 are more than the 3 documents of limit",
+    ),
+    (
+        ("corpus",),
+        [DEFAULT["corpus"], DEFAULT["corpus"] | {"label": "a", "weight": 0}],
+        "corpus[1].weight: 0 is less than or equal to",
+    ),
+    (("corpus",), [DEFAULT["corpus"] | {"label": "a", "weight": 1}] * 2, "labels ['a', 'a'] name a source twice"),
+    (("corpus",), [DEFAULT["corpus"] | {"label": "a"}] * 2, "corpus[0].weight: is missing; every source of a mixture"),
+    (("corpus",), [DEFAULT["corpus"], DEFAULT["corpus"] | {"kind": "web"}], "corpus[1].kind: 'web' is not one of"),
     (("tokenizer",), {"vocab": 300, "from": "x"}, "give exactly one of 'vocab'"),
 ]
 
@@ -119,6 +140,20 @@ def test_files_that_are_no_configuration(tmp_path):
         read(tmp_path / "x.yaml")
 
 
+def test_parts_are_jobs_and_one_part_is_none():
+    plan = Plan(DEFAULT)
+    assert not plan.parts
+    assert plan.corpus["flags"] == "--kind python-docs --test 0.08 --validation 0.04"
+    source = DEFAULT["corpus"]
+    web, code = source | {"label": "web", "weight": 3, "parts": 2}, source | {"label": "code", "weight": 1}
+    plan = Plan(DEFAULT | {"corpus": [web, code]})
+    assert list(plan.parts) == ["web-1", "web-2", "code-1"]
+    assert plan.parts["web-2"]["flags"].startswith("--kind python-docs --label web --part 2/2 --test")
+    folders = " ".join(f"results/default/tokens/parts/{name}" for name in plan.parts)
+    assert plan.tokens["flags"] == f"--merge {folders} --weight web=3 code=1"
+    assert len(Plan(read("config/paper.yaml")).parts) == 128
+
+
 def test_a_seed_changes_only_its_own_jobs():
     before, after = (
         Plan(DEFAULT),
@@ -128,6 +163,30 @@ def test_a_seed_changes_only_its_own_jobs():
         if name.endswith("-s0"):
             assert before.pretrain[name]["flags"] == after.pretrain[name]["flags"]
     assert set(before.pretrain) - set(after.pretrain) == {n for n in before.pretrain if n.endswith("-s1")}
+
+
+def test_methods_of_adaptation_are_jobs_of_their_own():
+    methods = [{"method": "distill", "wirings": ["ladder"], "lr": 0.002}]
+    methods += [{"method": "progressive", "wirings": ["ladder"], "group": 2, "teacher": False}]
+    settings = DEFAULT["adapt"] | {"wirings": ["standard", "ladder"], "seeds": [0], "methods": methods}
+    plan = Plan(DEFAULT | {"adapt": settings})
+    original = "results/default/pretrain/tiny-standard-s0/model"
+    found = {name: (job["files"], job["lr"]) for name, job in plan.adapt.items()}
+    assert found == {
+        "tiny-standard-s0": ([], settings["lr"]),
+        "tiny-ladder-s0": ([], settings["lr"]),
+        "tiny-ladder-distill-s0": ([original], 0.002),
+        "tiny-ladder-progressive-s0": ([], settings["lr"]),
+    }
+    assert list(plan.convert) == ["tiny-ladder-s0"]
+    assert {job["checkpoint"] for name, job in plan.adapt.items() if "ladder" in name} == {
+        "results/default/convert/tiny-ladder-s0/model"
+    }
+    words = plan.adapt["tiny-ladder-distill-s0"]["flags"]
+    assert all(flag in words for flag in ("--method distill ", f"--teacher {original} ", "--steps 24 "))
+    assert set(found) == {name.removeprefix("adapted-") for name in plan.evaluate["adapted-s0"]["checkpoints"]} - {
+        "converted-tiny-ladder-s0"
+    }
 
 
 def test_only_wirings_that_depend_on_tp_get_it():

@@ -1,6 +1,10 @@
-"""A corpus on disk: DIR/{train,validation,test}.jsonl of ``{"id", "text"}`` and DIR/manifest.json."""
+"""A corpus on disk: DIR/{train,validation,test}.jsonl of ``{"id", "text"}`` and DIR/manifest.json.
+
+A corpus merged of parts leaves its training documents where they are, and its manifest names those files.
+"""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -29,16 +33,29 @@ def manifest(corpus: str | Path, splits: Iterable[str] = SPLITS) -> dict:
     corpus = Path(corpus)
     found = read_json(corpus / "manifest.json")
     for split in splits:
-        path = corpus / f"{split}.jsonl"
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run `ladder corpus --out {corpus}` again")
-        if sha256(path) != found["sha256"][path.name]:
-            raise UserError(f"{path}: truncated or changed since it was written; run `ladder corpus` again")
+        for name in _names(found, split):
+            path = corpus / name
+            if not path.is_file():
+                raise UserError(f"{path}: no such file; run `ladder corpus --out {path.parent}` again")
+            if sha256(path) != found["sha256"][name]:
+                raise UserError(f"{path}: truncated or changed since it was written; run `ladder corpus` again")
         if not found["documents"][split]:
-            raise UserError(f"{path}: has no documents; give `ladder corpus` more text or a larger share for {split!r}")
+            raise UserError(
+                f"{corpus}/{split}.jsonl: has no documents; give `ladder corpus` more text or a larger share for "
+                f"{split!r}"
+            )
     return found
 
 
+def files(corpus: str | Path, split: str) -> list[Path]:
+    """The files that hold one split, in order: one, or one a part."""
+    return [Path(corpus) / name for name in _names(read_json(Path(corpus) / "manifest.json"), split)]
+
+
 def documents(corpus: str | Path, split: str) -> Iterator[dict]:
-    """The documents of one split, ``{"id": str, "text": str}``, in the order of the file."""
-    return read_jsonl(Path(corpus) / f"{split}.jsonl")
+    """The documents of one split, ``{"id": str, "text": str}``, in the order of the files."""
+    return itertools.chain.from_iterable(map(read_jsonl, files(corpus, split)))
+
+
+def _names(found: dict, split: str) -> list[str]:
+    return found.get("files", {}).get(split, [f"{split}.jsonl"])

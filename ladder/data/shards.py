@@ -1,6 +1,7 @@
 """Packed token shards: memory-mapped, checked against their manifest. Needs numpy and nothing else."""
 
 from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,10 +16,11 @@ class TokenShards:
 
     ``tokens`` is its length, ``vocab_size`` what an embedding must hold. Opening reads every shard once to compare its
     size and sha256 with the manifest and raises UserError where they differ; of many ranks that share a disk, let one
-    do it and open the others with ``verify=False`` (sizes are compared all the same).
+    do it and open the others with ``verify=False`` (sizes are compared all the same). ``source``: the label of one
+    source of a mixture, instead of all of them one after the other.
     """
 
-    def __init__(self, directory: str | Path, split: str, verify: bool = True):
+    def __init__(self, directory: str | Path, split: str, verify: bool = True, source: str | None = None):
         directory = Path(directory)
         manifest = read_json(directory / "manifest.json")
         if split not in manifest["splits"]:
@@ -27,13 +29,22 @@ class TokenShards:
         self.eos: int = manifest["eos"]
         dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         shards = [shard for shard in manifest["shards"] if shard["split"] == split]
-        for shard in shards:
+        if source is not None:
+            shards = [shard for shard in shards if shard["label"] == source]
+
+        def intact(shard: dict) -> bool:
             path = directory / shard["file"]
-            if not path.is_file():
-                raise UserError(f"{path}: no such file; {_cure(manifest)}")
             whole = path.stat().st_size == shard["tokens"] * dtype.itemsize
-            if not whole or (verify and sha256(path) != shard["sha256"]):
-                raise UserError(f"{path}: truncated or changed since it was written; {_cure(manifest)}")
+            return whole and (not verify or sha256(path) == shard["sha256"])
+
+        for shard in shards:
+            if not (directory / shard["file"]).is_file():
+                raise UserError(f"{directory / shard['file']}: no such file; {_cure(manifest | shard)}")
+        with ThreadPoolExecutor() as pool:  # hashing does not hold the interpreter: files are read side by side
+            for shard, fine in zip(shards, pool.map(intact, shards), strict=True):
+                if not fine:
+                    path = directory / shard["file"]
+                    raise UserError(f"{path}: truncated or changed since it was written; {_cure(manifest | shard)}")
         self._maps = [np.memmap(directory / shard["file"], dtype, mode="r") for shard in shards]
         self._starts = [0, *accumulate(len(tokens) for tokens in self._maps)]
         self.tokens: int = self._starts[-1]
@@ -55,5 +66,5 @@ class TokenShards:
         return out
 
 
-def _cure(manifest: dict) -> str:
-    return f"delete it and run `{manifest['made_by']}` again"
+def _cure(made: dict) -> str:
+    return f"delete it and run `{made['made_by']}` again"

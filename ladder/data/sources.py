@@ -54,13 +54,20 @@ def local_rows(path: Path) -> Iterator[tuple[str, dict]]:
     yield from ((f"{path}:{number}", row) for number, row in enumerate(rows, 1))
 
 
-def hub_rows(name: str, config: str | None, split: str) -> Iterator[tuple[str, dict]]:
-    """(where, row) for each row of a hub dataset, streamed. Raises UserError when the hub does not give it."""
+def hub_rows(name: str, config: str | None, split: str, part: tuple[int, int] = (1, 1)) -> Iterator[tuple[str, dict]]:
+    """(where, row) for each row of a hub dataset, streamed; part (i, n) reads the i-th n-th of the dataset's files.
+
+    Raises UserError when the hub does not give it, and when it has fewer files than parts.
+    """
     import datasets
 
+    number, of = part
     try:
         with tempfile.TemporaryDirectory(prefix="ladder-stream-") as cache:  # else locks stay behind in the user's home
             stream = datasets.load_dataset(name, config, split=split, streaming=True, cache_dir=cache)
+            if of > stream.num_shards:
+                raise UserError(f"{name}: has {stream.num_shards} files; --part {number}/{of} needs at least {of}")
+            stream = stream.shard(of, number - 1)
             for number, row in enumerate(stream, 1):
                 yield f"{name}:{number}", row
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -27,7 +27,7 @@ SMALLEST = 256 + len(SPECIAL)  # every byte is a token
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--corpus", type=Path, required=True, help="directory of `ladder corpus`")
+    parser.add_argument("--corpus", type=Path, help="directory of `ladder corpus`, to train on")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--vocab", type=int, help="train a tokenizer with at most this many tokens")
     source.add_argument("--from", dest="source", help="take this tokenizer: a directory or a name on the hub")
@@ -41,6 +41,8 @@ def main(args: argparse.Namespace) -> None:
     if args.source is None:
         if args.vocab < SMALLEST:
             raise UserError(f"--vocab {args.vocab} is too small; {SMALLEST} tokens are needed for bytes and markers")
+        if args.corpus is None:
+            raise UserError("--vocab needs --corpus with the documents to train a tokenizer on")
         manifest(args.corpus, ["train"])
     with job(args, "corpus", "tokenizer") as this:
         if args.source is None:

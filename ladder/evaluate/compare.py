@@ -1,4 +1,4 @@
-"""Paired comparison of two evaluations on the same samples."""
+"""Paired comparison of evaluations on the same samples, of one seed or of several."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ FLIPS = 10000  # of the permutation test; the smallest p is 1e-4
 CHUNK = 2**22  # numbers held at once
 
 
-def paired(record_a: dict, record_b: dict, task: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """The per-sample values of both records, in one order: [n] each, or [n, 2] for a perplexity.
+def aligned(records: list[dict], task: str, metric: str) -> np.ndarray:
+    """The per-sample values of the records, in one order: [records, n], or [records, n, 2] for a perplexity.
 
     Raises UserError where a record lacks the task or the metric, or the samples are not the same.
     """
     found = []
-    for record in (record_a, record_b):
+    for record in records:
         if task not in record.get("samples", {}):
             raise known("task", task, record.get("samples", {}))
         samples = {sample["doc"]: sample for sample in record["samples"][task]}
@@ -24,43 +24,61 @@ def paired(record_a: dict, record_b: dict, task: str, metric: str) -> tuple[np.n
         if metric not in have:
             raise known(f"metric of {task}", metric, have)
         found.append({doc: sample[metric] for doc, sample in samples.items()})
-    a, b = found
-    if a.keys() != b.keys():
-        raise UserError(
-            f"{task}: the two evaluations share {len(a.keys() & b.keys())} samples of {len(a)} and {len(b)}; "
-            "evaluate both with the same tasks and --limit"
-        )
-    return np.array([a[doc] for doc in a], float), np.array([b[doc] for doc in a], float)
+    first = found[0]
+    for other in found[1:]:
+        if first.keys() != other.keys():
+            raise UserError(
+                f"{task}: two evaluations share {len(first.keys() & other.keys())} samples of {len(first)} and "
+                f"{len(other)}; evaluate both with the same tasks and --limit"
+            )
+    return np.array([[values[doc] for doc in first] for values in found], float)
 
 
-def compare(record_a: dict, record_b: dict, task: str, metric: str, seed: int = 0) -> dict:
-    """How ``b`` differs from ``a`` (the baseline) on the same samples.
+def compare(baselines: list[dict], others: list[dict], task: str, metric: str, seed: int = 0) -> dict:
+    """How ``others`` differ from ``baselines`` on the same samples; the i-th record of both is of the i-th seed.
 
-    Returns task, metric, n, the values ``a`` and ``b``, their ``difference`` b - a, its paired ``stderr`` (of a
-    perplexity: from the bootstrap), the ends ``low`` and ``high`` of its 95 % interval (percentiles of a bootstrap that
-    draws the same samples for both), and ``p``, two-sided, of a permutation test that flips the signs of the per-sample
-    differences. For a perplexity also ``ratio``, of the two total log-likelihoods, b / a (above 1: b is worse).
+    Returns task, metric, n (samples), seeds, the values ``a`` and ``b`` (means over the seeds), their ``difference``
+    b - a, its ``stderr``, the ends ``low`` and ``high`` of its 95 % interval, and ``p``. For a perplexity also
+    ``ratio``, of the two total log-likelihoods, b / a (above 1: b is worse).
+
+    The interval is that of a paired bootstrap: each draw takes the same samples for both. With several seeds each draw
+    also takes seeds, and the same samples for all of them, since all were evaluated on the same ones (samples and seeds
+    are crossed: Owen 2007, "The pigeonhole bootstrap"). Of S seeds it takes S - 1 with replacement, for which the
+    variance of the mean over seeds comes out unbiased (Rao and Wu 1988); S would give half of it for two seeds. That
+    interval still knows of no other seeds than these. stderr is the bootstrap's, and the formula for one seed's mean.
+
+    ``p``, two-sided, is that of a permutation test that flips the signs of the per-sample differences (of several
+    seeds: of their sums): it says what other samples could do to these very models, not what other seeds could do.
     """
-    a, b = paired(record_a, record_b, task, metric)
-    n = len(a)
+    both = aligned([*baselines, *others], task, metric)
+    a, b = both[: len(baselines)], both[len(baselines) :]
+    seeds, n = a.shape[:2]
     rng = np.random.default_rng(seed)
     drawn = np.concatenate([_differences(metric, a, b, rng, count) for count in _chunks(DRAWS, n)])
-    value_a, value_b = float(value(metric, a)), float(value(metric, b))
-    result = {"task": task, "metric": metric, "n": n, "a": value_a, "b": value_b, "difference": value_b - value_a}
+    value_a, value_b = (float(np.mean([value(metric, one) for one in every])) for every in (a, b))
+    result = {"task": task, "metric": metric, "n": n, "seeds": seeds, "a": value_a, "b": value_b}
+    result["difference"] = value_b - value_a
     if is_ratio(metric):
-        spread = float(drawn.std(ddof=1)) if n > 1 else None
-        result["ratio"] = float(b[:, 0].sum() / a[:, 0].sum())
-        moved = b[:, 0] - a[:, 0]
+        result["ratio"] = float(b[..., 0].sum() / a[..., 0].sum())
+        moved = (b[..., 0] - a[..., 0]).sum(axis=0)
     else:
-        moved = b - a
+        moved = (b - a).sum(axis=0)
+    if seeds == 1 and not is_ratio(metric):
         spread = standard_error(metric, moved)
+    else:
+        spread = float(drawn.std(ddof=1)) if n > 1 else None
     low, high = (float(end) for end in np.percentile(drawn, [2.5, 97.5])) if n > 1 else (None, None)
     return result | {"stderr": spread, "low": low, "high": high, "p": sign_flip(moved, rng)}
 
 
 def _differences(metric: str, a: np.ndarray, b: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
-    picks = rng.integers(len(a), size=(count, len(a)))
-    return value(metric, b[picks]) - value(metric, a[picks])
+    """``count`` draws of the difference, averaged over the seeds drawn."""
+    seeds, n = a.shape[:2]
+    picks = rng.integers(n, size=(count, n))
+    each = np.stack([value(metric, b[s][picks]) - value(metric, a[s][picks]) for s in range(seeds)], axis=1)
+    if seeds == 1:
+        return each[:, 0]
+    return np.take_along_axis(each, rng.integers(seeds, size=(count, seeds - 1)), axis=1).mean(axis=1)
 
 
 def sign_flip(differences: np.ndarray, rng: np.random.Generator) -> float:

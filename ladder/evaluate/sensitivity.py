@@ -208,7 +208,7 @@ def losses(model, windows: np.ndarray, batch: int) -> np.ndarray:
     import torch
 
     from ladder.train.batches import Batch
-    from ladder.train.loop import token_losses
+    from ladder.train.losses import token_losses
 
     with torch.inference_mode():
         parts = [

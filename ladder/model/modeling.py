@@ -8,7 +8,7 @@ runs T virtual ones in this process (ladder.parallel.virtual) until then.
 Shapes: B batch, S new tokens, T virtual ranks, D hidden size, V vocabulary.
 """
 
-from functools import partial
+from functools import partial, wraps
 from typing import ClassVar
 
 import torch
@@ -173,6 +173,14 @@ class LadderForCausalLM(LlamaForCausalLM):
         # Where streams end apart, each rank's feeds its own part of the vocabulary.
         self.lm_head = virtual.Colwise(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    @wraps(LlamaForCausalLM.forward)  # generation reads the names of its arguments
+    def forward(self, *args, score=None, **kwargs):
+        """As LlamaForCausalLM.forward; with ``score``, what ``score(hidden, lm_head)`` gives, and no logits. It runs in
+        here, where the head's weights are whole even if they are sharded. hidden: [B, S, D], or [B, S, T x D]."""
+        if score is None:
+            return super().forward(*args, **kwargs)
+        return score(self.model(*args, **kwargs).last_hidden_state, self.lm_head)
 
 
 def build(config: LadderConfig, rank: int, size: int, weight, copy: bool = True, **choices: bool) -> LadderForCausalLM:

@@ -57,6 +57,8 @@ SIZES = {
     # the default profile: trained from scratch on two CPU cores; its vocabulary is the tokenizer's
     "tiny": Size(10, 96, 4, 4, 256, 2048, tied=True, positions=512),
     "tiny-larger": Size(13, 96, 4, 4, 256, 2048, tied=True, positions=512),
+    # the laptop profile
+    "small": Size(10, 160, 4, 4, 448, 4096, tied=True, positions=512),
     # one CPU rank's share of the paper's 1.2B widths at TP 8 takes some milliseconds a module; 8 of the 40 layers and
     # a small vocabulary, so that a decode step is not mostly the LM head, which no wiring changes
     "paper-1b-8l": Size(8, 1536, 24, 24, 4096, 512, tied=True),

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.distributed.fsdp import FSDPModule
 
 from ladder.wiring import Module, Row, ends_apart, run, trace
 
@@ -60,7 +61,9 @@ class Tape:
         self.modules, self.rows, self.all_reduce, self.group = modules, rows, all_reduce, group
         self.signal_norm = signal_norm if any(row.signal for row in rows) else None
         bodies = [body for layer in model.layers for body in (layer.self_attn, layer.mlp)]
-        self.of_body = [_trained(body) for body in bodies]
+        # fully_shard exchanges its modules' parameters, and reduces the gradients that those accumulate.
+        self.sharded = [isinstance(body, FSDPModule) for body in bodies]
+        self.of_body = [[] if sharded else _trained(body) for body, sharded in zip(bodies, self.sharded, strict=True)]
         self.of_norm = [_trained(module.norm) for module in modules]
         self.of_signal = _trained(self.signal_norm) if self.signal_norm is not None else []
         self.parameters = [p for ps in (*self.of_body, *self.of_norm, self.of_signal) for p in ps]
@@ -120,7 +123,11 @@ class Tape:
             if row.own:
                 until = lands[n] if row.weight else end + 1
                 output = output + row.own * sum(reads[k] for k in range(n + 1, until))
-            of_inner = _grad(self.partial[n], self.inner[n], self.of_body[n], output, gradients)
+            if self.sharded[n]:
+                self.partial[n].backward(output)
+                of_inner = self.inner[n].grad
+            else:
+                of_inner = _grad(self.partial[n], self.inner[n], self.of_body[n], output, gradients)
             if row.shared_norm:  # goes through the norm together with the module before
                 to_normed = of_inner
                 if shares:

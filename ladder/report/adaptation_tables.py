@@ -5,6 +5,7 @@ import pandas as pd
 from ladder.report.cells import Column, Table, missing, over_seeds, value, words
 from ladder.report.frames import Frames
 from ladder.report.quality import (
+    ADAPTED,
     CLOZE,
     DONE,
     LOSS,
@@ -52,8 +53,8 @@ def adaptation(frames: Frames) -> Table:
         cells.append(over_seeds(own, loss_text, reason))
         cells.append(over_seeds(relative(frames, own, model), signed_number, reason))
         cells.append(over_seeds(rows_of(frames, CLOZE, **where), share_text, reason))
-        chat = rows_of(frames, LOSS, stage="adapt", model=model, wiring=wiring)
-        if variant == "adapted":
+        chat = rows_of(frames, LOSS, stage="adapt", **where)
+        if variant in ADAPTED:
             cells.append(over_seeds(chat, loss_text, reason))
         else:
             cells.append(missing("chat loss is taken while adapting" if model else reason))
@@ -61,7 +62,8 @@ def adaptation(frames: Frames) -> Table:
     notes = version_b(frames)
     notes += [
         "Brackets: lowest and highest seed. 'Against the original': of the same seed; adapted checkpoints against "
-        "the original adapted the same way, and that one against itself before."
+        "the original adapted the same way, and that one against itself before. Those distilled or "
+        "rewired layer by layer: against the original as it was, in which distillation has nothing to change."
     ]
     title = "Conversion and adaptation (the paper's Table 4)"
     return Table("adaptation", title, adaptation_caption(frames, published, model), columns, rows, notes)
@@ -69,14 +71,14 @@ def adaptation(frames: Frames) -> Table:
 
 def rewired(frames: Frames, wiring: str, fraction: float | None, model: str | None) -> str:
     """Which wiring stands in how many layers, in words."""
-    return share_words(fraction, wiring, degree(frames, wiring, model=model, variant=["converted", "adapted"]))
+    return share_words(fraction, wiring, degree(frames, wiring, model=model, variant=list(DONE)[1:]))
 
 
 def checkpoints(frames: Frames, model: str | None) -> list[tuple[str, str, float]]:
     """(variant, wiring, share of rewired layers): the original, the original adapted, then each conversion."""
     if model is None:
         return [(v, f"ladder@{32 - f * 32:.0f}-31" if f else "standard", f) for v, f in PAPER_ROWS]
-    found = frames.own(stage=["adapt", "evaluate"], model=model, variant=["converted", "adapted"])[
+    found = frames.own(stage=["adapt", "evaluate"], model=model, variant=list(DONE)[1:])[
         ["variant", "wiring"]
     ].drop_duplicates()
     pairs = {("pretrained", "standard"), *found.itertuples(index=False, name=None)}

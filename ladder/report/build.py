@@ -66,9 +66,12 @@ def build(
         claims,
         curve_figures,
         diagrams,
+        equal_time,
         frames,
+        noise,
         quality_figures,
         quality_tables,
+        recovery,
         run_tables,
         scale_figures,
         scale_tables,
@@ -91,14 +94,17 @@ def build(
         calibration_tables,
         scale_tables,
         quality_tables,
+        noise,
+        equal_time,
         adaptation_tables,
+        recovery,
         sensitivity,
         wiring_tables,
         run_tables,
     )
     tables = [make(data) for module in modules for make in module.TABLES]
     drawn = (speed_figures, batch_figures, simulator_figures, scale_figures)
-    drawn += (quality_figures, curve_figures, sensitivity)
+    drawn += (quality_figures, noise, equal_time, curve_figures, sensitivity)
     figures = [make(data) for module in drawn for make in module.FIGURES]
     judged = claims.judge(data)
     provenance = run_tables.provenance(data, run.get("name"))

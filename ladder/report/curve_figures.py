@@ -4,12 +4,13 @@ import pandas as pd
 
 from ladder.report.drawing import empty_panel, end_labels, tidy
 from ladder.report.frames import Frames
-from ladder.report.quality import curves, label
+from ladder.report.quality import DONE, curves, label
 from ladder.report.style import INK, listing, look, order, signed_loss
 from ladder.report.svg import Figure, Panel
 from ladder.wiring import pattern, table, tied
 
 KEY = ["model", "wiring", "seed"]
+METHODS = {"adapted": "-", "distilled": "--", "progressive": ":"}
 
 
 def kind(wiring: str) -> str:
@@ -52,6 +53,21 @@ def draw_losses(axes, rows: pd.DataFrame, frames: Frames) -> None:
         ends.append((last["tokens"] / 1e3, last["loss"], how.colour, name))
     axes.set_xlabel("thousand training tokens")
     axes.set_ylabel("validation loss, nats")
+    end_labels(axes, ends)
+
+
+def draw_methods(axes, rows: pd.DataFrame, frames: Frames) -> None:
+    """Losses against tokens by wiring and method: the mean over the seeds, and thin lines for each."""
+    ends = []
+    for (wiring, variant), runs in rows.groupby(["wiring", "variant"]):
+        how, dashes = look(wiring), METHODS[variant]
+        for _, run in runs.groupby("seed", dropna=False):
+            axes.plot(run["tokens"] / 1e3, run["loss"], dashes, color=how.colour, linewidth=0.7, alpha=0.5)
+        mean = runs.groupby("tokens")["loss"].mean()
+        axes.plot(mean.index / 1e3, mean, dashes, color=how.colour, marker=how.marker, markersize=4)
+        ends.append((mean.index[-1] / 1e3, mean.iloc[-1], how.colour, f"{label(frames, wiring)}, {variant}"))
+    axes.set_xlabel("thousand training tokens")
+    axes.set_ylabel("chat loss, nats")
     end_labels(axes, ends)
 
 
@@ -147,11 +163,19 @@ def adaptation_curves(frames: Frames) -> Figure:
         text = "This run holds no adaptation curve; the paper publishes none as numbers."
         return Figure("adaptation_curves", title, text, [empty_panel("adaptation_curves", text)])
     validation = rows[rows["split"] == "validation"].sort_values("tokens")
-    start = validation.groupby(["wiring", "seed"], dropna=False)["loss"].first().groupby("wiring").mean()
-    end = validation.groupby(["wiring", "seed"], dropna=False)["loss"].last().groupby("wiring").mean()
-    told = [f"{label(frames, w)} {start[w]:.3f} to {end[w]:.3f}" for w in sorted(start.index, key=order)]
+    runs = validation.groupby(["wiring", "variant", "seed"], dropna=False)["loss"]
+    start, end = (losses.groupby(["wiring", "variant"]).mean() for losses in (runs.first(), runs.last()))
+    pairs = sorted(start.index, key=lambda pair: (order(pair[0]), list(DONE).index(pair[1])))
+    names = {(w, v): label(frames, w) + (f" {DONE[v]}" if v != "adapted" else "") for w, v in pairs}
+    told = [f"{names[pair]} {start[pair]:.3f} to {end[pair]:.3f}" for pair in pairs]
     caption = f"Validation loss on chat data, first to last step: {'; '.join(told)} nats. {READING}"
-    drawn = panels(frames, "adaptation_curves", validation, validation["model"].iloc[0])
+    finetuned = validation[validation["variant"] == "adapted"]
+    drawn = panels(frames, "adaptation_curves", finetuned, validation["model"].iloc[0]) if len(finetuned) else []
+    other = validation[validation["wiring"].isin(validation.loc[validation["variant"] != "adapted", "wiring"])]
+    if len(other):
+        ends = [f"{names[pair]} {end[pair]:.3f}" for pair in pairs if pair[0] in set(other["wiring"])]
+        alt = f"Validation loss on chat data by method; at the end: {listing(ends)} nats."
+        drawn.append(Panel("adaptation_curves-methods", alt, lambda axes: draw_methods(axes, other, frames)))
     return Figure("adaptation_curves", title, caption, drawn, tidy(rows.to_dict("records")))
 
 

@@ -203,13 +203,19 @@ def deeper(found: list[Point]) -> list[tuple[Point, Point]]:
     pairs = []
     for small in found:
         for large in found:
-            same = small.alike("model") == large.alike("model")
-            if small.rho is not None and small.rho == large.rho:
-                same = small.alike("model", "link") == large.alike("model", "link")
             whole = known(small.key["timed_layers"]) is None
-            if same and whole and is_deeper(large.key["model"], small.key["model"]):
+            if whole and is_deeper(large.key["model"], small.key["model"]) and together(small, large):
                 pairs.append((small, large))
     return pairs
+
+
+def together(small: Point, large: Point) -> bool:
+    """Whether two models were timed in the same setting: on the same link; or where modules are alike, at the same
+    rho."""
+    alike = small.alike("model") == large.alike("model")
+    if small.rho is not None and small.rho == large.rho and is_deeper(large.key["model"], small.key["model"]):
+        alike = small.alike("model", "link") == large.alike("model", "link")
+    return alike
 
 
 def is_deeper(model: str, other: str) -> bool:

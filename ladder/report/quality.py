@@ -10,6 +10,8 @@ from ladder.report.style import look, order, share
 LOSS, PERPLEXITY, CLOZE = ("validation_loss", None), ("byte_perplexity", "heldout_perplexity"), ("acc", "cloze")
 # variant: what was done to a checkpoint, in words, in the order in which it is done
 DONE = {"pretrained": "original", "converted": "converted as is", "adapted": "adapted"}
+DONE |= {"distilled": "adapted by distillation", "progressive": "adapted layer by layer"}
+ADAPTED = list(DONE)[2:]  # by finetuning, and by other methods
 NOT_EVALUATED = "not evaluated in this run"
 
 
@@ -36,7 +38,7 @@ def layers(model: str) -> int | None:
 
 def base_model(frames: Frames) -> str | None:
     """The model that was converted and adapted."""
-    rows = frames.own(stage=["adapt", "evaluate"], variant=["converted", "adapted"])["model"].dropna()
+    rows = frames.own(stage=["adapt", "evaluate"], variant=list(DONE)[1:])["model"].dropna()
     return rows.iloc[0] if len(rows) else None
 
 
@@ -59,7 +61,7 @@ def share_words(fraction: float | None, wiring: str, tp: int | None = None) -> s
 def degree(frames: Frames, wiring: str, **where) -> int | None:
     """The number of ranks T that our checkpoints of a wiring are for, None where the wiring does not depend on it."""
     rows = frames.own(wiring=wiring, **where)
-    found = rows[rows["stage"] != "bench"]["tp"].dropna()  # the tp of a timing is another thing
+    found = rows[~rows["stage"].isin(["bench", "simulate"])]["tp"].dropna()  # the tp of a timing is another thing
     return int(found.iloc[0]) if len(found) else None
 
 
@@ -68,7 +70,7 @@ def label(frames: Frames, wiring: str, **where) -> str:
 
 
 def curves(frames: Frames, stage: str) -> pd.DataFrame:
-    """Points of every training run: columns model, wiring, tp, seed, split, step, tokens, loss."""
+    """Points of every training run: columns model, wiring, variant, tp, seed, split, step, tokens, loss."""
     found = []
     for record in frames.with_extra("curves"):
         row = record["rows"][0] if record["rows"] else {}
@@ -76,9 +78,9 @@ def curves(frames: Frames, stage: str) -> pd.DataFrame:
             continue
         for split, steps in record["curves"].items():
             for step in steps:
-                what = {key: row.get(key) for key in ("model", "wiring", "tp", "seed", "origin")}
+                what = {key: row.get(key) for key in ("model", "wiring", "variant", "tp", "seed", "origin")}
                 found.append(what | {"split": split, **step, "mlflow_run_id": record["provenance"]["mlflow_run_id"]})
-    columns = ["model", "wiring", "tp", "seed", "split", "step", "tokens", "loss"]
+    columns = ["model", "wiring", "variant", "tp", "seed", "split", "step", "tokens", "loss"]
     return pd.DataFrame(found, columns=None if found else columns)
 
 
@@ -93,23 +95,49 @@ def paired(frames: Frames, metric: tuple[str, str | None], one: dict, other: dic
 
     one, other: the columns (model, wiring, variant) that name a checkpoint.
     """
+    rows = [difference(frames, metric, [pair]) for pair in same_seeds(frames, metric, one, other)]
+    return [row for row in rows if row]
+
+
+def pooled(frames: Frames, metric: tuple[str, str | None], one: dict, other: dict) -> dict | None:
+    """The same over all seeds at once: one row, with the interval over samples and seeds."""
+    return difference(frames, metric, same_seeds(frames, metric, one, other))
+
+
+def seeds(frames: Frames, metric: tuple[str, str | None], checkpoint: dict) -> list:
+    return sorted(rows_of(frames, metric, **checkpoint)["seed"].dropna().unique())
+
+
+def same_seeds(frames: Frames, metric: tuple[str, str | None], one: dict, other: dict) -> list[tuple[dict, dict]]:
+    """Both checkpoints at every seed that both have."""
+    common = set(seeds(frames, metric, one)) & set(seeds(frames, metric, other))
+    return [(one | {"seed": seed}, other | {"seed": seed}) for seed in sorted(common)]
+
+
+def difference(frames: Frames, metric: tuple[str, str | None], pairs: list[tuple[dict, dict]]) -> dict | None:
+    """The mean difference first - second of pairs of single checkpoints, as a tidy row; None where no pair's samples
+    were kept. Each checkpoint is named by the columns model, wiring, variant and seed."""
     from ladder.evaluate.compare import compare
 
     name, task = metric
-    found = []
-    for seed in sorted(rows_of(frames, metric, **one)["seed"].dropna().unique()):
-        first, second = (_record(frames, task, checkpoint | {"seed": seed}) for checkpoint in (one, other))
-        if first is None or second is None:
-            continue
-        result = compare(second, first, task, name)  # the baseline comes first
-        rows = rows_of(frames, metric, **one, seed=seed)
-        keep = ["stage", "run", "model", "wiring", "variant", "task", "origin", "hardware", "commit", "mlflow_run_id"]
-        found.append(
-            {key: rows.iloc[-1][key] for key in keep}
-            | {"seed": seed, "metric": f"{name}_difference", "value": result["difference"], "low": result["low"]}
-            | {"high": result["high"], "stderr": result["stderr"], "n": result["n"], "unit": rows.iloc[-1]["unit"]}
-            | {"note": f"paired with {other['wiring']} ({other['variant']}) on the same samples, p = {result['p']:.3g}"}
-        )
+    kept = [(pair, [_record(frames, task, checkpoint) for checkpoint in pair]) for pair in pairs]
+    kept = [(pair, records) for pair, records in kept if None not in records]
+    if not kept:
+        return None
+    firsts, seconds = zip(*(records for _, records in kept), strict=True)
+    result = compare(list(seconds), list(firsts), task, name)  # the baselines come first
+    one, other = kept[-1][0]
+    row = rows_of(frames, metric, **one).iloc[-1]
+    keep = ["stage", "run", "model", "wiring", "variant", "task", "origin", "hardware", "commit", "mlflow_run_id"]
+    against = f"{other['wiring']} ({other['variant']})"
+    if one["seed"] != other["seed"]:
+        against += f" of seed {other['seed']:g}"
+    note = f"paired with {against} on the same samples, p = {result['p']:.3g}"
+    found = {key: row[key] for key in keep} | {"seed": one["seed"], "metric": f"{name}_difference"}
+    found |= {"value": result["difference"], "low": result["low"], "high": result["high"], "stderr": result["stderr"]}
+    found |= {"n": result["n"], "unit": row["unit"], "note": note}
+    if len(kept) > 1:
+        found |= {"seed": None, "run": None, "mlflow_run_id": None, "note": f"{note}; mean of {len(kept)} seeds"}
     return found
 
 

@@ -6,6 +6,7 @@ from ladder.report.adaptation_tables import PAPER_ROWS, rewired
 from ladder.report.drawing import empty_panel, legend, tidy
 from ladder.report.frames import Frames
 from ladder.report.quality import (
+    ADAPTED,
     DONE,
     LOSS,
     PERPLEXITY,
@@ -22,6 +23,7 @@ from ladder.report.style import INK, listing, look, order, percent
 from ladder.report.svg import Figure, Panel
 
 STEPS = list(DONE)
+MARKERS = {"distilled": "D", "progressive": "P"}  # others have the wiring's
 
 
 def pretraining(frames: Frames) -> Figure:
@@ -144,7 +146,7 @@ def adaptation(frames: Frames) -> Figure:
     means = rows.groupby(["wiring", "variant"])["value"].mean()
     original = means.get(("standard", "pretrained"))
     wirings = sorted(rows["wiring"].unique(), key=lambda w: (rewired_share(w, model) or 0, order(w)))
-    wirings = [w for w in wirings if {"converted", "adapted"} & set(means[w].index)]
+    wirings = [w for w in wirings if set(STEPS[1:]) & set(means[w].index)]
 
     def draw_own(axes):
         if original is not None:
@@ -153,8 +155,9 @@ def adaptation(frames: Frames) -> Figure:
             how, done = look(wiring), [v for v in STEPS[1:] if v in means[wiring].index]
             axes.plot([means[wiring, v] for v in done], [i] * len(done), "-", color=how.colour, linewidth=1)
             for variant in done:
-                face = how.colour if variant == "adapted" else "none"
-                axes.plot(means[wiring, variant], i, how.marker, color=how.colour, mfc=face, markersize=6)
+                face = how.colour if variant in ADAPTED else "none"
+                marker = MARKERS.get(variant, how.marker)
+                axes.plot(means[wiring, variant], i, marker, color=how.colour, mfc=face, markersize=6)
                 seeds = rows[(rows["wiring"] == wiring) & (rows["variant"] == variant)]["value"]
                 axes.plot(seeds, [i + 0.28] * len(seeds), "|", color=how.colour, markersize=5)
         axes.set_yticks(range(len(wirings)), [label(frames, wiring, model=model) for wiring in wirings])
@@ -178,7 +181,8 @@ def adaptation(frames: Frames) -> Figure:
     caption = (
         f"Published, conversion costs {halves[0] - halves[1]:.1f} points and retraining brings "
         f"{halves[2] - halves[1]:.1f} back. Here, byte perplexity (lower is better): {start}{'; '.join(told)}. "
-        "Hollow: converted as is; filled: adapted; ticks: each seed; dashed: the original."
+        "Hollow: converted as is; filled: adapted (finetuned; a diamond: distilled; a plus: rewired layer by layer); "
+        "ticks: each seed; dashed: the original."
     )
     return Figure("adaptation", "The drop and the recovery", caption, panels, tidy(rows.to_dict("records")))
 

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from ladder.report.cells import Column, Table, across_seeds, missing, over_seeds, value, words
+from ladder.report.cells import Column, Table, missing, over_seeds, value, words
 from ladder.report.frames import Frames, select
-from ladder.report.points import points
+from ladder.report.noise import against
+from ladder.report.points import is_deeper, points
 from ladder.report.quality import (
     CLOZE,
     LOSS,
@@ -12,7 +13,6 @@ from ladder.report.quality import (
     PERPLEXITY,
     label,
     layers,
-    paired,
     parameters,
     rows_of,
     steps,
@@ -28,8 +28,6 @@ from ladder.report.style import (
     percent,
     percent_text,
     share_text,
-    signed,
-    signed_loss,
 )
 from ladder.report.task_tables import pretraining_tasks
 
@@ -65,9 +63,8 @@ def pretraining(frames: Frames) -> Table:
         elif length != lengths.get("standard"):
             cells += [missing("trained for another number of steps than standard")] * 2
         else:
-            for metric, form in ((PERPLEXITY, signed_loss), (CLOZE, signed)):
-                pairs = paired(frames, metric, where, where | {"wiring": "standard"}) if own_model else []
-                cells.append(across_seeds(pairs, form, reason))
+            base = where | {"wiring": "standard"}
+            cells += [against(frames, metric, where, base, reason) for metric in (PERPLEXITY, CLOZE)]
         for model in models:
             for metric in ("Average", "Wikitext PPL"):
                 row = first(select(published, model=model, wiring=wiring, metric=metric))
@@ -75,8 +72,8 @@ def pretraining(frames: Frames) -> Table:
         rows.append([words(label(frames, wiring, model=own_model)), *cells])
     notes = [SMALL] if own_model else []
     notes += [
-        "Brackets: lowest and highest seed; for differences, the 95 % intervals of all seeds, paired by question "
-        "or document."
+        "Brackets: lowest and highest seed; for differences the 95 % interval over seeds and questions or documents, "
+        "paired by both. over, unclear, within: against the noise floor, see there."
     ]
     return Table(
         "pretraining",
@@ -161,8 +158,9 @@ def larger_ladder(frames: Frames) -> Table:
 def larger_pair(frames: Frames) -> list[tuple[str, str]]:
     """The smaller standard model and the deeper ladder that this run trained, or nothing."""
     runs = trained(frames, "pretrain")
-    deeper = [(m, w) for m, w in runs if m.endswith("-larger") and (m.removesuffix("-larger"), "standard") in runs]
-    return [(deeper[0][0].removesuffix("-larger"), "standard"), deeper[0]] if deeper else []
+    smaller = [run for run in runs if run[1] == "standard"]
+    found = [[small, run] for small in smaller for run in runs if run[1] == "ladder" and is_deeper(run[0], small[0])]
+    return found[0] if found else []
 
 
 def larger_caption(frames: Frames, published: pd.DataFrame, pair: list[tuple[str, str]]) -> str:

@@ -1,17 +1,24 @@
-"""Tables of speed where the model's shape differs: half of the layers converted, more layers at equal speed, and links
-so fast that there is nothing to gain."""
+"""Tables of speed where the model's shape differs: half of the layers converted, larger models at equal speed, and
+links so fast that there is nothing to gain."""
 
+from dataclasses import dataclass
+from itertools import product
+
+from ladder.model.sizes import SIZES
 from ladder.report import setting
 from ladder.report.cells import Cell, Column, Table, missing, value, words
-from ladder.report.frames import Frames
-from ladder.report.points import NOT_TIMED, Point, by, deeper, emulated, headline, points
-from ladder.report.quality import layers, rewired_share
+from ladder.report.frames import Frames, select
+from ladder.report.noise import against, trained_steps
+from ladder.report.points import KEY, NOT_TIMED, Point, by, emulated, headline, known, points, together
+from ladder.report.quality import LOSS, NOT_EVALUATED, PERPLEXITY, parameters, rewired_share, rows_of, trained
 from ladder.report.setting import TAIL
 from ladder.report.speed_tables import NONE_HERE, first, paper_rows
-from ladder.report.style import listing, look, number, percent, times
+from ladder.report.style import listing, look, number, percent, signed_loss, times
+from ladder.wiring import pattern
 
 FAST = 0.1  # rho up to which a link counts as fast: an all-reduce takes a tenth of a module
 HYBRID_CLAIM = "Hybrid-Ladder-8B-16L speedup"
+TOLERANCE = 0.05  # by which a larger model may be slower and still count as equally fast
 APART = "from two records, not timed in turn: the machine's drift between them is in the ratio"
 
 
@@ -67,43 +74,137 @@ def hybrid_speed(frames: Frames) -> Table:
     return Table("hybrid_speed", "Half of the layers converted", caption, columns, rows)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A smaller and a larger model, (point, wiring) each, timed in the same setting. rows: their tokens/s."""
+
+    small: tuple[Point, str]
+    large: tuple[Point, str]
+    rows: tuple[dict, dict]
+
+    @property
+    def ratio(self) -> dict:
+        """Of the larger one's tokens/s to the smaller one's."""
+        same = self.large[0].key["record"] == self.small[0].key["record"]
+        return ratio(self.rows[1], self.rows[0], "derived: tokens/s over the smaller model's" if same else APART)
+
+    @property
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """(model, wiring) of both."""
+        return tuple((point.key["model"], wiring) for point, wiring in (self.small, self.large))
+
+
+def simulated(frames: Frames) -> list[Point]:
+    rows = frames.own(stage="simulate", metric="tokens_per_second").dropna(subset=["wiring", "model"])
+    return [Point(dict(zip(KEY, key, strict=True)), group, rows[:0]) for key, group in rows.groupby(KEY, dropna=False)]
+
+
+def pairs(frames: Frames) -> list[Pair]:
+    """Every model and every larger one of the same setting, under all wirings that both are trained with here; the
+    smaller one under standard in any case."""
+    ours, found = set(trained(frames, "pretrain")), []
+    timed = [p for p in (*points(frames), *simulated(frames)) if known(p.key["timed_layers"]) is None]
+    for small, large in product(timed, timed):
+        models = small.key["model"], large.key["model"]
+        if not 0 < parameters(models[0]) < parameters(models[1]) or not together(small, large):
+            continue
+        for wirings in product(small.wirings, large.wirings):
+            both_trained = set(zip(models, wirings, strict=True)) <= ours
+            if any(pattern(w).timing_only for w in wirings) or not (wirings[0] == "standard" or both_trained):
+                continue
+            speeds = [p.row("tokens_per_second", w, "both") for p, w in zip((small, large), wirings, strict=True)]
+            if all(speeds):
+                found.append(Pair((small, wirings[0]), (large, wirings[1]), tuple(speeds)))
+    return found
+
+
+def apart(frames: Frames, pair: Pair) -> list[Cell]:
+    """Loss and perplexity of the larger model less the smaller one's."""
+    small, large = ({"model": m, "wiring": w, "variant": "pretrained"} for m, w in pair.names)
+    if not rows_of(frames, LOSS, **small).size or not rows_of(frames, LOSS, **large).size:
+        return [missing("not both trained in this run")] * 2
+    if len({trained_steps(frames).get((model, "pretrained", wiring)) for model, wiring in pair.names}) > 1:
+        return [missing("trained for another number of steps")] * 2
+    loss = against(frames, LOSS, large, small, "no seed in common")
+    if len({SIZES[model].vocab for model, _ in pair.names}) > 1:
+        loss = missing("losses of other tokens: the vocabularies differ")
+    return [loss, against(frames, PERPLEXITY, large, small, NOT_EVALUATED)]
+
+
 def equal_speed(frames: Frames) -> Table:
     heads = ("TP", "Batch", "Link", "Origin")
-    columns = [Column("Standard", words=True), Column("Larger ladder", words=True), Column("layers, ratio")]
-    columns += [*setting.heads(*heads), Column("standard", "tokens/s"), Column("larger ladder", "tokens/s")]
-    columns += [Column("larger over standard"), Column("ladder over standard, same size"), *setting.heads(*TAIL)]
-    paper = frames.paper("table5_larger_ladder", metric="tokens/s").set_index("model", drop=False)
-    rows, published, own = [], [], []
+    columns = [Column("Smaller", words=True), Column("Larger", words=True), Column("parameters, ratio")]
+    columns += [*setting.heads(*heads), Column("smaller", "tokens/s"), Column("larger", "tokens/s")]
+    columns += [Column("larger over smaller", "tokens/s"), Column("validation loss, nats", "larger − smaller")]
+    columns += [Column("perplexity", "larger − smaller"), *setting.heads(*TAIL)]
+    paper = frames.paper("table5_larger_ladder")
+    rows, published = [], []
     for small, large in (("1.2B", "1.5B"), ("3.5B", "4.5B")):
-        pair = [paper_rows(paper[paper["model"] == model])[0] for model in (small, large)]
+        pair, quality = (
+            [paper_rows(select(paper, model=model, metric=metric))[0] for model in (small, large)]
+            for metric in ("tokens/s", "Wikitext PPL")
+        )
         gain = ratio(pair[1], pair[0], "derived: ratio of the published tokens/s")
         published.append(times(gain["value"]))
+        change = quality[1] | {"value": quality[1]["value"] - quality[0]["value"], "note": "derived: their difference"}
         cells = [value(row, number, "") for row in pair] + [value(gain, times, ""), missing("not published")]
-        start = [words(f"{small}, 40 layers"), words(f"{large}, 52 layers"), words("1.30", 1.3)]
+        cells.append(value(change, signed_loss, "", note="Wikitext, per word; ours: held-out documents, per byte"))
+        more = float(large[:-1]) / float(small[:-1])
+        start = [words(f"{small} standard"), words(f"{large} ladder"), words(f"{more:.2f}", more)]
         rows.append([*start, *setting.published(*heads), *cells, *setting.published(*TAIL)])
-    for small, large in deeper(points(frames)):
-        pair = [p.row("tokens_per_second", w, "both") for p, w in ((small, "standard"), (large, "ladder"))]
-        more = layers(large.key["model"]) / layers(small.key["model"])
-        start = [words(f"{p.key['model']}, {layers(p.key['model'])} layers") for p in (small, large)]
+    found = pairs(frames)
+    shown = [pair for pair in found if pair.ratio["value"] >= 1 - TOLERANCE]
+    quality = {pair.names: apart(frames, pair) for pair in shown}
+    for pair in shown:
+        small, large = pair.small[0], pair.large[0]
+        more = parameters(large.key["model"]) / parameters(small.key["model"])
+        start = [words(f"{p.key['model']} {look(w).label}") for p, w in (pair.small, pair.large)]
         start += [words(f"{more:.2f}", more), *setting.own(large, *heads, link=small.link)]
-        cells = [value(row, number, NOT_TIMED) for row in pair]
-        gain = ratio(pair[1], pair[0], f"derived: {APART}") if all(pair) else None
-        cells += [value(gain, times, NOT_TIMED, note=APART), value(small.throughput_gain("ladder"), times, NOT_TIMED)]
-        rows.append([*start, *cells, *setting.own(large, *TAIL)])
-        if gain:
-            own.append(f"{times(gain['value'])} {small.at} ({large.key['model']} on {large.hardware})")
-    if not own:
-        rows.append([missing(NONE_HERE) for _ in columns])
+        cells = [value(row, number, NOT_TIMED) for row in pair.rows]
+        cells.append(value(pair.ratio, times, NOT_TIMED, note=APART if pair.ratio["note"] == APART else ""))
+        rows.append([*start, *cells, *quality[pair.names], *setting.own(large, *TAIL)])
+    if not shown:
+        reason = f"all {len(found)} larger models timed here are slower by more" if found else NONE_HERE
+        rows.append([missing(reason) for _ in columns])
+    notes = [
+        f"Shown: pairs of models timed whole in the same setting, of which the larger has at least {1 - TOLERANCE:g} "
+        "times the tokens/s of the smaller, so answers in the same time; the smaller under standard, or both as "
+        "trained in this run. Both were trained on the same tokens. over, unclear, within: against the noise floor of "
+        "the smaller model under standard."
+    ]
+    title = "Larger models at equal speed (the paper's Table 5)"
+    return Table("equal_speed", title, equal_speed_caption(published, found, shown, quality), columns, rows, notes)
+
+
+def equal_speed_caption(published: list[str], found: list[Pair], shown: list[Pair], quality: dict) -> str:
     caption = (
         f"Published, a ladder with 30 % more layers still has {listing(published)} the tokens per second of standard. "
     )
-    caption += f"Timed here: {listing(own)}." if own else "This run timed no larger ladder."
-    return Table("equal_speed", "A larger ladder against standard (the paper's Table 5)", caption, columns, rows)
+    if not found:
+        return caption + "This run timed no two models in the same setting."
+    caption += (
+        f"Here, of {len(found)} pairs in the same setting, in {len(shown)} the larger model is as fast as the smaller "
+        f"one within {percent(TOLERANCE)}, or faster"
+    )
+    told = []
+    for names, group in by(shown, lambda p: p.names).items():
+        cells = quality[names]
+        if any(cell.text for cell in cells):
+            (small, base), (large, wiring) = names
+            speeds = listing(f"{times(p.ratio['value'])} {p.small[0].at} ({p.large[0].origin})" for p in group)
+            ends = [
+                f"{name} {cell.text}" for name, cell in zip(("loss", "perplexity"), cells, strict=True) if cell.text
+            ]
+            text = f"{large} {look(wiring).label} has {speeds} the tokens per second of {small} {look(base).label}"
+            told.append(f"{text}: {listing(ends)} against the noise floor")
+    if told:
+        return f"{caption}. {'; '.join(told)}."
+    return caption + ("; none of them were both trained in this run." if shown else ".")
 
 
 def ratio(own: dict, other: dict, note: str) -> dict:
     ends = {"value": own["value"] / other["value"], "low": None, "high": None}
-    return own | ends | {"metric": "tokens/s speedup over standard", "unit": "x", "note": note}
+    return own | ends | {"metric": "tokens_per_second_ratio", "unit": "x", "note": note}
 
 
 def fast_points(frames: Frames) -> list[Point]:

@@ -52,7 +52,7 @@ def tasks_table(frames: Frames, name, title, published, names, tasks, stage) -> 
     for (model, wiring), group in published.groupby(["model", "wiring"], sort=False):
         cells = [value(first(group[group["metric"] == task]), percent_text, "not published") for task in names]
         rows.append([words(model), words(wiring), words("published"), *cells])
-    variants = {"pretrain": ["pretrained"], "adapt": ["pretrained", "converted", "adapted"]}[stage]
+    variants = {"pretrain": ["pretrained"], "adapt": list(DONE)}[stage]
     own = frames.own(stage="evaluate", variant=variants)
     own = own[own["task"].isin([task for task, _ in tasks.values()])]
     for (model, wiring, variant), _ in own.groupby(["model", "wiring", "variant"], sort=True):

@@ -1,83 +1,101 @@
-"""The training loop. Pretraining and finetuning differ in their datasets only; distillation will in its loss.
+"""The training loop. Pretraining and finetuning differ in their datasets, methods of adaptation in their objective.
 
-    for step in 1 .. steps:
-        rows of (seed, step), split over micro-batches and ranks
-        loss: sum of token losses / scored tokens of the whole batch, backward, clip, AdamW at learning_rate(step)
-
-Shapes: B rows, S tokens, V vocabulary.
+for step in 1 .. steps:
+    rows of (seed, step), split over micro-batches and ranks
+    loss: sum of token losses / scored tokens of the whole batch, backward, clip, AdamW at learning_rate(step)
 """
 
+import hashlib
 import math
 import signal
 import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.distributed.tensor import DTensor
 
 from ladder.errors import UserError
 from ladder.progress import Progress
-from ladder.train.batches import IGNORE, evenly, rows_of_step
+from ladder.train.batches import evenly
+from ladder.train.losses import measure, tokens
+from ladder.train.methods import SFT, Objective
 from ladder.train.options import Options
 from ladder.train.ranks import Ranks
+from ladder.train.speed import flops_per_token, peak, peak_memory, straggler_gap
 from ladder.train.state import Checkpoints, State
 
 POINTS = 1000  # at most so many training points are logged
 
 
-def token_losses(model, batch, device) -> torch.Tensor:
-    """Cross-entropy in fp32 of every token, in nats: [B, S], 0 where the target is not scored."""
-    inputs, targets, positions = (None if a is None else torch.from_numpy(a).to(device) for a in batch)
-    logits = model(input_ids=inputs, position_ids=positions, use_cache=False).logits  # [B, S, V]
-    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
-    return losses.view(targets.shape)
-
-
 def train(
-    model, training, validation, options: Options, ranks: Ranks, checkpoints: Checkpoints, state: State, tracking=None
+    model,
+    training,
+    validation,
+    options: Options,
+    ranks: Ranks,
+    checkpoints: Checkpoints,
+    state: State,
+    tracking=None,
+    objective: Objective = SFT,
 ) -> State:
     """Train ``model`` (already distributed) in place from ``state`` to the last step; return the final state.
 
-    ``tracking`` is the MLflow run, on the first rank. Raises UserError when the loss is not finite, SystemExit(143)
-    after a checkpoint when the job is told to terminate.
+    With ``objective.patience`` it ends with the best weights, perhaps before the last step. ``tracking`` is the MLflow
+    run, on the first rank. Raises UserError when the loss is not finite, SystemExit(143) after a checkpoint when the
+    job is told to terminate.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), options.lr, options.betas, options.eps, options.weight_decay, fused=True
-    )
+    optimizer = adamw(model, options)
     if state.step:
         checkpoints.load(state, model, optimizer)
     per_step = options.batch * options.sequence  # tokens
     every = math.ceil(options.steps / POINTS)
     saved = state.step
+    most = peak(ranks.device, options.precision)
+    token_flops = flops_per_token(model.config, model.layout.parameters, options.sequence)
     model.train()
 
-    with Progress(options.steps, "step", state.step, ranks.first) as progress, Terminate() as terminate:
+    with (
+        checkpoints,
+        Progress(options.steps, "step", state.step, ranks.first) as progress,
+        Terminate() as terminate,
+    ):
+        progress.say(model.layout.words(model, options))
 
         def evaluate(step: int) -> None:
-            loss, stderr, n = validate(model, validation, options, ranks)
-            state.validation.append({"step": step, "tokens": step * per_step, "loss": loss, "stderr": stderr, "n": n})
-            progress.say(f"step {step}: validation loss {loss:.4f} ± {stderr:.4f}")
+            point = {"step": step, "tokens": step * per_step, **validate(model, validation, options, ranks, objective)}
+            state.validation.append(point)
+            found = {key: value for key, value in point.items() if key not in ("step", "tokens", "stderr", "n")}
+            others = "".join(f", {term} {value:.4f}" for term, value in found.items() if term != "loss")
+            progress.say(f"step {step}: validation loss {point['loss']:.4f} ± {point['stderr']:.4f}{others}")
             if tracking:
-                tracking.log(step, {"validation/loss": loss})
+                tracking.log(step, {f"validation/{term}": value for term, value in found.items()})
 
         if not state.validation:
+            objective.enter(model, 0)
             evaluate(0)
+            if objective.improved(state.validation):
+                checkpoints.save(state, model, optimizer, best=True)
         for step in range(state.step + 1, options.steps + 1):
+            if objective.exhausted(state.validation):
+                progress.say(
+                    f"stopped after step {state.step}: {objective.patience} validations brought nothing better"
+                )
+                break
+            objective.enter(model, step)
             began = time.perf_counter()
             rate = options.learning_rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            rows = rows_of_step(len(training), options.batch, options.seed, step)
-            loss = backward(model, training, rows, options, ranks)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip or math.inf)
-            norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+            rows = training.of_step(options.batch, options.seed, step)
+            loss = backward(model, training, rows, options, ranks, objective)
+            norm = model.layout.clip(model, options.clip or math.inf)
             # Ranks must agree on the loss, and on whether to stop.
             loss, stop = ranks.sum(torch.tensor([loss, terminate.asked], dtype=torch.float64)).tolist()
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                checkpoints.wait()
                 kept = f"the last good checkpoint is of step {saved}" if saved else "there is no checkpoint yet"
                 raise UserError(
-                    f"step {step}: the loss is {loss} and the gradient norm {norm}; {kept}; lower --lr "
+                    f"step {step}: the loss is {loss} and the gradient norm {norm}, on rows {_brief(rows)} (digest "
+                    f"{batch_digest(training, rows)}); {kept}; lower --lr "
                     f"({options.lr}), lengthen --warmup ({options.warmup}) or look at the data"
                 )
             optimizer.step()
@@ -93,62 +111,108 @@ def train(
                 "tokens_per_second": per_step / (time.perf_counter() - began),
             }
             speed = f"{point['tokens_per_second']:,.0f} tokens/s"
-            line = f"step {step}/{options.steps}: loss {point['loss']:.4f}, {speed}"
+            if most:
+                point["mfu"] = point["tokens_per_second"] * token_flops / (most * ranks.world_size)
+                speed += f", MFU {point['mfu']:.1%}"
+            if ranks.world_size > 1 and step % options.evaluate_every == 0:
+                micro = options.per_rank(ranks.size)[1] * options.sequence
+                gap, slowest = straggler_gap(model.config, micro, options.precision, ranks)
+                point["straggler_gap"] = gap
+                speed += f", rank {slowest} at {gap:.2f} x the median time"
+            memory = peak_memory(ranks.device) / 2**30
+            line = f"step {step}/{options.steps}: loss {loss:.4f}, gradient norm {norm:.3f}, {speed}, {memory:.1f} GiB"
             progress.advance(1, line, f"loss {point['loss']:.3f}, {speed}")
             if step % every == 0 or step == options.steps:
                 state.training.append(point)
                 if tracking:
-                    tracking.log(step, {f"train/{key}": value for key, value in point.items() if key != "step"})
+                    values = {key: value for key, value in point.items() if key != "step"} | {"peak_memory": memory}
+                    tracking.log(step, {f"train/{key}": value for key, value in values.items()})
             if step % options.evaluate_every == 0 or step == options.steps:
                 evaluate(step)
-            if step % options.checkpoint_every == 0 or step == options.steps or stop:
+            best = state.validation[-1]["step"] == step and objective.best(state.validation) is state.validation[-1]
+            due = step % options.checkpoint_every == 0 or step == options.steps or stop
+            if due or (best and objective.patience):
                 if tracking:
                     tracking.flush()  # what a checkpoint knows is sent; the rest will be logged when it is done again
-                checkpoints.save(state, model, optimizer)
+                checkpoints.save(state, model, optimizer, best=best)
                 saved = step
             if stop:
+                checkpoints.wait()
                 progress.say(f"asked to terminate: stopped after step {step} with a checkpoint")
                 raise SystemExit(128 + signal.SIGTERM)
+    if objective.kept(state.validation)["step"] != state.step:
+        checkpoints.load(checkpoints.best(), model, optimizer)
     return state
 
 
-def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Ranks) -> float:
-    """Add the gradients of the mean loss per scored token of the batch; return this rank's part of that loss."""
+def adamw(model, options: Options) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        model.parameters(), options.lr, options.betas, options.eps, options.weight_decay, fused=True
+    )
+
+
+def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Ranks, objective: Objective = SFT) -> float:
+    """Add the gradients of the objective over the batch; return this rank's part of it."""
     accumulate, micro = options.per_rank(ranks.size)
-    scored = max(1, dataset.supervised(rows))  # of all ranks and micro-batches
+    scales = objective.scales(dataset, rows)
     total = 0.0
     for at, numbers in enumerate(rows.reshape(accumulate, ranks.size, micro)[:, ranks.rank]):
         if ranks.sharded:
             model.set_requires_gradient_sync(at == accumulate - 1)
-        loss = token_losses(model, dataset.rows(numbers), ranks.device).sum() / scored
+        batch = dataset.rows(numbers)
+        loss, _ = measure(model, batch, ranks.device, scales, objective.teacher, objective.temperature)
         (loss * ranks.size).backward()  # gradients are averaged over ranks
         total += loss.item()
     return total
 
 
+def validate(model, dataset, options: Options, ranks: Ranks, objective: Objective = SFT) -> dict:
+    """{term: its mean per token that it counts} of the objective's terms; of ``loss`` (cross-entropy per scored token)
+    also its standard error, ``stderr``, over ``n`` rows: the rows are the samples, their token counts vary. Of a
+    mixture also ``loss_of_LABEL`` of each source."""
+    found = {label: means(model, source, options, ranks, objective) for label, source in dataset.sources.items()}
+    each = {f"loss_of_{label}": its["loss"] for label, its in found.items()} if len(found) > 1 else {}
+    return dataset.together(found) | each
+
+
 @torch.no_grad()
-def validate(model, dataset, options: Options, ranks: Ranks) -> tuple[float, float, int]:
-    """(mean loss per scored token, its standard error, rows): the rows are the samples, their token counts vary."""
+def means(model, dataset, options: Options, ranks: Ranks, objective: Objective) -> dict:
+    """:func:`validate` of one source."""
     rows = evenly(len(dataset), options.validation_windows)
-    counts = np.array([dataset.supervised([row]) for row in rows])
+    terms = dict.fromkeys(objective.weights, 1.0)
+    scored = np.array([dataset.supervised([row]) for row in rows])
     _, micro = options.per_rank(ranks.size)
-    sums = torch.zeros(len(rows), dtype=torch.float64)
+    sums = torch.zeros(len(terms) + 1, len(rows), dtype=torch.float64)  # the last: how many tokens are not padding
     model.eval()
     # Ranks take turns; all do the same number of rounds (sharded weights are gathered together), some for nothing.
     for start in range(0, len(rows), micro * ranks.size):
         mine = np.arange(start + ranks.rank * micro, start + (ranks.rank + 1) * micro)
         mine = mine[mine < len(rows)]
         batch = dataset.rows(rows[mine] if len(mine) else rows[:1])
-        losses = token_losses(model, batch, ranks.device).sum(1).double().cpu()
-        sums[mine] = losses[: len(mine)]
+        _, values = measure(model, batch, ranks.device, terms, objective.teacher, objective.temperature)
+        counted = torch.from_numpy(tokens(batch).sum(1))
+        parts = torch.stack([*(value.sum(1).double().cpu() for value in values.values()), counted])
+        sums[:, mine] = parts[:, : len(mine)]
     model.train()
     if ranks.sharded:
         model.reshard()  # without a backward its root keeps the gathered weights in place of the sharded parameters
     sums = ranks.sum(sums).numpy()
-    mean = sums.sum() / counts.sum()
-    residuals = (sums - mean * counts) / counts.mean()  # standard error of a ratio of means
+    found = {
+        term: float(part.sum() / (scored if term == "loss" else sums[-1]).sum())
+        for term, part in zip(terms, sums, strict=False)
+    }
+    residuals = (sums[0] - found["loss"] * scored) / scored.mean()  # standard error of a ratio of means
     stderr = residuals.std(ddof=1) / math.sqrt(len(rows)) if len(rows) > 1 else 0.0
-    return float(mean), float(stderr), len(rows)
+    return found | {"stderr": float(stderr), "n": len(rows)}
+
+
+def batch_digest(dataset, rows: np.ndarray) -> str:
+    """Of the tokens of ``rows``, so that the batch can be told from others and found again."""
+    return hashlib.sha256(dataset.rows(rows).inputs.tobytes()).hexdigest()[:16]
+
+
+def _brief(rows: np.ndarray) -> str:
+    return ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
 
 
 class Terminate:

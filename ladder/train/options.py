@@ -34,12 +34,15 @@ class Options:
     precision: str = _option("fp32", "of compute; bf16 keeps fp32 weights and reductions", choices=("fp32", "bf16"))
     evaluate_every: int = _option(20, "steps between validations")
     validation_windows: int = _option(64, "validation sequences, at most")
-    shard: int = _option(1, "ranks that share one copy of the weights; the others replicate it", numeric=False)
+    shard: int = _option(
+        1, "data-parallel ranks that share one copy of the weights; the others replicate it", numeric=False
+    )
+    tp_ranks: int = _option(1, "tensor-parallel ranks of each copy or shard, neighbours", numeric=False)
     activation_checkpointing: bool = _option(False, "recompute each module in backward", numeric=False)
     compile: bool = _option(False, "torch.compile each attention and MLP", numeric=False)
     device: str = _option("auto", "default: cuda if there is one", numeric=False, choices=("auto", "cpu", "cuda"))
     checkpoint_every: int = _option(40, "steps between checkpoints", numeric=False)
-    keep: int = _option(2, "checkpoints to keep", numeric=False)
+    keep: int = _option(2, "newest checkpoints to keep, besides the best", numeric=False)
 
     def numeric(self) -> dict:
         """The settings that change a run's numbers by more than rounding: what a checkpoint must agree with."""
@@ -53,20 +56,21 @@ class Options:
         return self.lr * (self.min_lr + (1 - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2)
 
     def per_rank(self, ranks: int) -> tuple[int, int]:
-        """(micro-batches per step, sequences in each) of one of ``ranks`` ranks. Raises UserError if not whole."""
+        """(micro-batches per step, sequences in each) of one of ``ranks`` data-parallel ranks. Raises UserError if the
+        batch does not come out whole."""
         micro = self.micro_batch or max(1, self.batch // ranks)
         accumulate, rest = divmod(self.batch, micro * ranks)
         if rest or not accumulate:
             raise UserError(
                 f"--batch {self.batch} is not a multiple of {micro * ranks} "
-                f"(--micro-batch {micro} x {ranks} rank{'s' * (ranks > 1)}); choose a batch that is"
+                f"(--micro-batch {micro} x {_ranks(ranks)}); choose a batch that is"
             )
         return accumulate, micro
 
     def check(self, ranks: int | None = None) -> None:
         """Refuse what cannot work, before torch is loaded. ``ranks`` defaults to torchrun's WORLD_SIZE."""
         ranks = ranks or world_size()
-        at_least_one = ("sequence", "steps", "batch", "evaluate_every", "checkpoint_every", "keep", "shard")
+        at_least_one = ("sequence", "steps", "batch", "evaluate_every", "checkpoint_every", "keep", "shard", "tp_ranks")
         for name in (*at_least_one, "validation_windows", *(["micro_batch"] if self.micro_batch is not None else [])):
             if getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)} must be at least 1")
@@ -87,13 +91,21 @@ class Options:
             raise UserError(f"--betas {self.betas[0]} {self.betas[1]} must be at least 0 and below 1")
         if self.precision not in ("fp32", "bf16"):
             raise known("precision", self.precision, ("fp32", "bf16"))
-        if ranks % self.shard:
-            raise UserError(f"--shard {self.shard} does not divide the {ranks} rank{'s' * (ranks > 1)} of this job")
-        self.per_rank(ranks)
+        if ranks % self.tp_ranks:
+            raise UserError(f"--tp-ranks {self.tp_ranks} does not divide the {_ranks(ranks)} of this job")
+        data = ranks // self.tp_ranks
+        if data % self.shard:
+            of = f"{_ranks(ranks)} of this job" + f" / --tp-ranks {self.tp_ranks}" * (self.tp_ranks > 1)
+            raise UserError(f"--shard {self.shard} does not divide the {of}")
+        self.per_rank(data)
 
 
 def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _ranks(count: int) -> str:
+    return f"{count} rank{'s' * (count > 1)}"
 
 
 def _flag(name: str) -> str:

@@ -7,6 +7,7 @@ told so by SIGTERM too. One process is one rank; more are started by torchrun:
   ladder pretrain --size tiny --wiring ladder --seed 0 --tokens build/tokens --tokenizer build/tokenizer \\
       --work build/work/tiny-ladder-s0 --out build/models/tiny-ladder-s0 --record build/records/tiny-ladder-s0.json
   torchrun --nproc-per-node 8 -m ladder pretrain --size paper-1b --shard 8 --precision bf16 ...
+  torchrun --nproc-per-node 8 -m ladder pretrain --size llama-3.1-8b --tp-ranks 2 --shard 4 --precision bf16 ...
 """
 
 import argparse
@@ -40,24 +41,26 @@ def main(args: argparse.Namespace) -> None:
     if options.sequence > shape.positions:
         raise UserError(f"--sequence {options.sequence} is longer than the {shape.positions} positions of {args.size}")
 
-    from ladder.data.shards import TokenShards
-    from ladder.train.batches import PackedTokens, check
+    from ladder.train.batches import check, packed_tokens
 
     first = os.environ.get("RANK", "0") == "0"  # one rank compares digests for all
-    shards, held_out = (TokenShards(args.tokens, split, verify=first) for split in ("train", "validation"))
-    check(PackedTokens(shards, options.sequence), options.batch, args.tokens / "train")
-    check(PackedTokens(held_out, options.sequence), 1, args.tokens / "validation")
-    special = special_tokens(args.tokenizer, args.tokens, shards.vocab_size)
+    splits = ("train", "validation")
+    data, held_out = (packed_tokens(args.tokens, split, options.sequence, verify=first) for split in splits)
+    check(data, options.batch, args.tokens / "train")
+    check(held_out, 1, args.tokens / "validation")
+    vocab = read_json(args.tokens / "manifest.json")["vocab_size"]
+    special = special_tokens(args.tokenizer, args.tokens, vocab)
 
     import torch
 
     from ladder.model import LadderConfig, LadderForCausalLM
     from ladder.parallel.slicing import check_degree
-    from ladder.train import ranks
+    from ladder.train import layout, ranks
     from ladder.train.run import carry_out
 
-    config = shape.config(vocab_size=shards.vocab_size, **special)
+    config = shape.config(vocab_size=vocab, **special)
     check_degree(LadderConfig(**config), args.tp or 1, ends_apart(rows))
+    layout.check(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp), options.tp_ranks)
     with ranks.start(options) as these:
         torch.manual_seed(options.seed)  # the same initial weights for every wiring of a size
         model = LadderForCausalLM(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp))
@@ -71,8 +74,8 @@ def main(args: argparse.Namespace) -> None:
             {"tokens": sha256(args.tokens / "manifest.json"), "config": config},
             model,
             args.tokenizer,
-            PackedTokens(shards, options.sequence),
-            PackedTokens(held_out, options.sequence),
+            data,
+            held_out,
             options,
             these,
         )

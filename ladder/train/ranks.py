@@ -1,48 +1,65 @@
-"""The data-parallel ranks of a training job: a plain process is one, ``torchrun`` starts more.
+"""The processes of a training job: a plain one is alone, ``torchrun`` starts more.
 
-Ranks form a mesh of replicas x shards. Sharding (and replication, its case of one shard) is torch's ``fully_shard``,
-applied from outside to the single-device model. Attention and MLP are sharded apart, not decoder layer by layer,
-because the wiring calls them apart.
+A rank that is killed or stopped is named by the others, which end within half a minute.
 """
 
 import contextlib
 import os
+import signal
+import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from ladder.bench.watchdog import Watchdog, describe
 from ladder.errors import UserError
 from ladder.train.options import Options, world_size
+
+JOIN = timedelta(minutes=5)  # within which all ranks must be there
+WAIT = timedelta(hours=4)  # in a collective: rank 0 may wait for an orphan's work to end. The dead are found at once.
 
 
 @dataclass(frozen=True)
 class Ranks:
-    rank: int
-    size: int
+    """This process among those of the job. The data is split over ``size`` data-parallel ranks, of which this is number
+    ``rank``; each of them is ``tp`` neighbouring processes that share the work on the same data."""
+
+    world_rank: int
+    world_size: int
     device: torch.device
     sharded: bool = False  # fully_shard is applied
+    tp: int = 1
+
+    @property
+    def rank(self) -> int:
+        return self.world_rank // self.tp
+
+    @property
+    def size(self) -> int:
+        return self.world_size // self.tp
 
     @property
     def first(self) -> bool:
-        return self.rank == 0
+        return self.world_rank == 0
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of ``value`` over the ranks, in place."""
-        if self.size > 1:
+        """The sum of ``value`` over the data-parallel ranks, in place; the processes of one have the same."""
+        if self.world_size > 1:
             dist.all_reduce(value)
+            if self.tp > 1:
+                value /= self.tp
         return value
 
-    def gather(self, value) -> list:
-        """Every rank's (small) object, on every rank."""
-        if self.size == 1:
+    def gather(self, value, group: dist.ProcessGroup | None = None) -> list:
+        """Every process's (small) object, on every process."""
+        if self.world_size == 1:
             return [value]
-        values = [None] * self.size
-        dist.all_gather_object(values, value)
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value, group)
         return values
 
     def barrier(self) -> None:
@@ -63,32 +80,50 @@ def start(options: Options) -> Iterator[Ranks]:
     if size == 1 and options.precision == "fp32":
         yield Ranks(rank, size, device)
         return
-    alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if size == 1 else {}
-    # Checkpoints are planned with objects, which travel over gloo. Rank 0 may wait hours for an orphan's work to end.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(hours=4), **alone)
+    store = dist.HashStore() if size == 1 else next(dist.rendezvous("env://", rank, size, timeout=JOIN))[0]
+    with watched(store, rank, size) if size > 1 else contextlib.nullcontext():
+        # Checkpoints are planned with objects, which travel over gloo.
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        group = dist.PrefixStore("group", store)
+        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=WAIT)
+        try:
+            yield Ranks(rank, size, device, sharded=True, tp=options.tp_ranks)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def watched(store: dist.Store, rank: int, size: int, **limits) -> Iterator[None]:
+    """Inside, this process ends with a sentence when another rank is dead, stopped or has failed; and when it fails
+    itself, the others are told. ``limits``: as :class:`Watchdog` has them."""
+    store = dist.PrefixStore("watch", store)
+    store.set(f"beat/{rank}", "0 0")
+    store.set(f"host/{rank}", socket.gethostname())
+    hosts = [store.get(f"host/{other}").decode() for other in range(size)]
+    names = [f"rank {other} on {host}" for other, host in enumerate(hosts)]
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    watch = Watchdog(store.clone(), rank, names, "the process that started the ranks" if served else names[0], **limits)
     try:
-        yield Ranks(rank, size, device, sharded=True)
-    finally:
-        dist.destroy_process_group()
+        yield
+    except KeyboardInterrupt:
+        raise
+    except SystemExit:  # asked to terminate, as all ranks are
+        _leave(watch, store, rank, size)
+        raise
+    except BaseException as error:
+        sentence = describe(error, names[rank])  # what started the ranks may end this one before the culprit is known
+
+        def told_to_end(*_):
+            print(sentence, file=sys.stderr, flush=True)
+            os._exit(1)
+
+        signal.signal(signal.SIGTERM, told_to_end)
+        raise watch.failed(error) from error
+    _leave(watch, store, rank, size)
 
 
-def distribute(model: torch.nn.Module, ranks: Ranks, options: Options) -> torch.nn.Module:
-    """Put ``model`` on the ranks in place: recompute, compile, shard (in this order, as torch's parts require)."""
-    if options.activation_checkpointing:
-        # renamed in transformers 5.2x, and to go under the old name in 6; neither defaults to the reentrant kind
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    if options.compile:
-        for layer in model.model.layers:
-            layer.self_attn.compile()
-            layer.mlp.compile()
-    if not ranks.sharded:
-        return model.to(ranks.device)
-    replicas = ranks.size // options.shard
-    mesh = init_device_mesh(ranks.device.type, (replicas, options.shard), mesh_dim_names=("replicate", "shard"))
-    how = {"mesh": mesh if replicas > 1 else mesh["shard"]}
-    if options.precision == "bf16":
-        how["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in model.model.layers:
-        fully_shard(layer.self_attn, **how)
-        fully_shard(layer.mlp, **how)
-    return fully_shard(model, **how)  # embeddings, norms and head; moves all of it to the device
+def _leave(watch: Watchdog, store: dist.Store, rank: int, size: int) -> None:
+    if rank == 0:  # it may serve the store: the others leave first
+        store.wait([f"left/{other}" for other in range(1, size)], JOIN)
+    watch.leave()
+    store.set(f"left/{rank}", "")

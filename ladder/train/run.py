@@ -3,19 +3,22 @@
 import argparse
 import contextlib
 import math
-import resource
 import statistics
 
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from ladder.files import need_disk, only_one
 from ladder.job import Job, job
 from ladder.model.checkpoint import save
 from ladder.model.modeling import LadderForCausalLM
+from ladder.train import memory
+from ladder.train.batches import loader_speed
+from ladder.train.layout import distribute
 from ladder.train.loop import train
+from ladder.train.methods import SFT, Objective
 from ladder.train.options import Options
-from ladder.train.ranks import Ranks, distribute
+from ladder.train.ranks import Ranks
+from ladder.train.speed import peak_memory
 from ladder.train.state import Checkpoints, State
 
 
@@ -31,6 +34,7 @@ def carry_out(
     validation,
     options: Options,
     ranks: Ranks,
+    objective: Objective = SFT,
 ) -> State:
     """Train ``model`` and leave ``args.out`` and ``args.record``; return the curves.
 
@@ -40,8 +44,10 @@ def carry_out(
     """
     parameters = sum(p.numel() for p in model.parameters())
     if ranks.first:
-        need_disk(args.work, (options.keep + 1) * 12 * parameters + 4 * parameters)  # fp32 weights and two moments
+        # fp32 weights and two moments: of those that are kept, of the best, and of one that is being written
+        need_disk(args.work, (options.keep + 2) * 12 * parameters + 4 * parameters)
     config = model.config
+    memory.check(config, options, ranks)
     with contextlib.ExitStack() as stack:
         if ranks.first:
             stack.enter_context(only_one(args.work))
@@ -53,13 +59,16 @@ def carry_out(
             state.mlflow_run_id = this.tracking.run_id or state.mlflow_run_id
         model = distribute(model, ranks, options)
         tracking = this.tracking if this else None
-        state = train(model, training, validation, options, ranks, checkpoints, state, tracking)
-        weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        read = loader_speed(training, options.batch, options.seed, 0.1) if this else 0.0
+        with memory.explained(config, options, ranks):
+            state = train(model, training, validation, options, ranks, checkpoints, state, tracking, objective)
+        weights = model.layout.gathered(model, keep=ranks.first)
         if this:
             save(_plain(config, weights, options), tokenizer, args.out, what)
             curves = {"training": state.training, "validation": state.validation}
-            settings = options.numeric() | inputs | {"ranks": ranks.size, "shard": options.shard}
-            this.finish(_rows(this, state, parameters, ranks), curves=curves, settings=settings)
+            settings = options.numeric() | inputs | {"ranks": ranks.world_size, "shard": options.shard}
+            settings |= {"tp_ranks": ranks.tp}
+            this.finish(_rows(this, state, parameters, ranks, objective, read), curves=curves, settings=settings)
         checkpoints.clear()  # last: until the record is there, a killed job ends again from its final checkpoint
         ranks.barrier()
     return state
@@ -76,13 +85,11 @@ def _plain(config, weights: dict, options: Options) -> LadderForCausalLM:
     return plain
 
 
-def _rows(this: Job, state: State, parameters: int, ranks: Ranks) -> list[dict]:
-    final, points = state.validation[-1], state.training
+def _rows(this: Job, state: State, parameters: int, ranks: Ranks, objective: Objective, read: float) -> list[dict]:
+    final, points = objective.kept(state.validation), state.training
     last = points[-math.ceil(len(points) / 10) :]
-    if ranks.device.type == "cuda":
-        peak, where = torch.cuda.max_memory_allocated(ranks.device), "of the GPU, rank 0"
-    else:
-        peak, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "resident, rank 0"
+    peak = peak_memory(ranks.device) / 2**30
+    where = "of the GPU, rank 0" if ranks.device.type == "cuda" else "resident, rank 0"
     speed = statistics.median(point["tokens_per_second"] for point in points)
     values = [
         {
@@ -92,9 +99,18 @@ def _rows(this: Job, state: State, parameters: int, ranks: Ranks) -> list[dict]:
             "stderr": final["stderr"],
             "n": final["n"],
         },
+        *(
+            {"metric": f"validation_{key}", "value": value, "unit": "1" if key == "hidden" else "nats"}
+            for key, value in final.items()
+            if key not in ("step", "tokens", "loss", "stderr", "n")
+        ),
         {"metric": "training_loss", "value": statistics.fmean(p["loss"] for p in last), "unit": "nats", "n": len(last)},
         {"metric": "tokens_per_second", "value": speed, "unit": "tokens/s", "n": len(points)},
         {"metric": "parameters", "value": parameters, "unit": "1"},
-        {"metric": "peak_memory", "value": peak / 2**30, "unit": "GiB", "note": where},
+        {"metric": "peak_memory", "value": peak, "unit": "GiB", "note": where},
+        {"metric": "loader_tokens_per_second", "value": read, "unit": "tokens/s", "note": "of the loader alone"},
     ]
+    for metric, unit in (("mfu", "fraction"), ("straggler_gap", "x")):
+        if found := [point[metric] for point in points if metric in point]:
+            values.append({"metric": metric, "value": statistics.median(found), "unit": unit, "n": len(found)})
     return [this.row(origin="measured", **row) for row in values]

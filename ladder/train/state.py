@@ -1,6 +1,7 @@
 """Checkpoints of a run in progress: ``WORK/step-00000040/`` holds safetensors and a ``state.json``, never a pickle.
 
-The tensors are written by torch's distributed checkpoint: each rank its own part, read back by any number of ranks.
+What is saved is copied to the CPU's memory at once; a thread then writes it while training goes on. The tensors are
+written by torch's distributed checkpoint: each rank a part that no other writes, read back by any number of ranks.
 ``state.json`` holds the step, the curves so far, the MLflow run, the settings and the digest of every file. A
 checkpoint takes its name only when it is complete; a damaged one is recognised before it is loaded, and the one before
 is used.
@@ -12,16 +13,20 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from ladder.errors import UserError
 from ladder.files import read_json, sha256, write_json
-from ladder.train.ranks import Ranks
+from ladder.train.layout import local
+from ladder.train.ranks import WAIT, Ranks
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter, besides the step
 
@@ -37,74 +42,147 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run in ``work``, which this job holds; ``settings`` is what they must be made with."""
+    """The checkpoints of one run in ``work``, which this job holds; ``settings`` is what they must be made with.
+
+    The newest ``keep`` stay, and the best. All ranks call the methods together. As a context it waits, in the end,
+    until what was saved is written.
+    """
 
     def __init__(self, work: str | Path, ranks: Ranks, keep: int, settings: dict):
         self.work, self.ranks, self.keep = Path(work), ranks, keep
         self.settings = json.loads(json.dumps(settings))  # as it will be read back
         self._stale: list[Path] = []  # of other settings; they go when this run has one of its own
+        # The writing thread talks to those of the other ranks while the main threads talk to each other.
+        self._group = dist.new_group(backend="gloo", timeout=WAIT) if ranks.sharded else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+        self._copies: dict[str, torch.Tensor] = {}
+        # One process is meant to be one process: torch warns of it.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         if ranks.first:
             self.work.mkdir(parents=True, exist_ok=True)
             for part in self.work.glob(".step-*"):  # what a killed job left
                 shutil.rmtree(part)
         ranks.barrier()
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+            self.wait()
+        self._thread.shutdown()
+
     def folders(self) -> list[Path]:
         return sorted(self.work.glob("step-*"))
 
     def latest(self) -> State:
-        """The newest sound checkpoint's state, or that of a run that begins. All ranks call it together."""
+        """The newest sound checkpoint's state, or that of a run that begins."""
         for folder in reversed(self.ranks.gather(self.folders())[0]):
-            try:
-                content = read_json(folder / "state.json")
-                saved, files, settings = State(**content["state"]), content["files"], content["settings"]
-            except (UserError, TypeError, KeyError) as error:
-                self._say(f"{folder}: the checkpoint is damaged ({error}); using the one before it, if any")
-                continue
-            if settings != self.settings:
-                self._stale.append(folder)
-                differ = sorted(k for k in settings | self.settings if settings.get(k) != self.settings.get(k))
-            elif files != self._files(folder):
-                self._say(f"{folder}: the checkpoint is damaged (digests differ); using the one before it, if any")
-            else:
+            if saved := self._sound(folder):
                 self._say(f"{folder}: resuming after step {saved.step}")
                 return saved
         if self._stale:
+            settings = read_json(self._stale[-1] / "state.json")["settings"]
+            differ = sorted(k for k in settings | self.settings if settings.get(k) != self.settings.get(k))
             self._say(
                 f"{self._stale[-1]}: made with other settings ({', '.join(differ)}); starting afresh, and deleting it "
                 "when this run has a checkpoint of its own"
             )
         return State()
 
+    def best(self) -> State | None:
+        """The state of the newest sound checkpoint that was the best when it was saved."""
+        self.wait()
+        marked = [folder for folder in self.folders() if self._is_best(folder)]
+        return next(filter(None, map(self._sound, reversed(self.ranks.gather(marked)[0]))), None)
+
     def load(self, state: State, model, optimizer) -> None:
         """Fill ``model`` and ``optimizer`` in place from the checkpoint of ``state``."""
+        self.wait()
         _fill(model, optimizer, state.step)
-        with _quiet():
-            dcp.load(_tensors(model, optimizer), storage_reader=HuggingFaceStorageReader(str(self._folder(state.step))))
+        parts, copies = {}, {}
+        for key, name, tensor in _tensors(model, optimizer):
+            copies[key] = torch.empty_like(local(tensor), device="cpu")
+            parts[key] = model.layout.part(name, tensor, copies[key])
+        reader = HuggingFaceStorageReader(str(self._folder(state.step)))
+        dcp.load(parts, storage_reader=reader, process_group=self._group)
+        with torch.no_grad():
+            for key, _, tensor in _tensors(model, optimizer):
+                local(tensor).copy_(copies.pop(key))
+        for values in optimizer.state.values():
+            values["step"].fill_(state.step)
 
-    def save(self, state: State, model, optimizer) -> None:
-        """Write a checkpoint and delete the oldest beyond ``keep``. All ranks call it together."""
-        folder = self._folder(state.step)
-        part = folder.with_name(f".{folder.name}.part")
+    def save(self, state: State, model, optimizer, best: bool = False) -> None:
+        """Copy all that is needed to resume, and let it be written while training goes on.
+
+        best: this one stays until a later one is the best. Waits for the one before, and raises what went wrong there.
+        """
+        self.wait()
         _fill(model, optimizer, state.step)
-        with _quiet():
-            writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
-            dcp.save(_tensors(model, optimizer), storage_writer=writer)
-        self.ranks.barrier()
+        parts = {}
+        for number, (key, name, tensor) in enumerate(_tensors(model, optimizer)):
+            if model.layout.writes(name, number):
+                part = local(tensor).detach()
+                if key not in self._copies:
+                    pinned = part.device.type == "cuda"
+                    self._copies[key] = torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned)
+                parts[key] = model.layout.part(name, tensor, self._copies[key].copy_(part, non_blocking=True))
+        if self.ranks.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        content = {"settings": self.settings, "state": asdict(state), "best": best}
+        self._writing = self._thread.submit(self._write, self._folder(state.step), parts, content)
+
+    def wait(self) -> None:
+        """Until what was saved last is written."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, folder: Path, parts: dict, content: dict) -> None:
+        """Write a checkpoint and delete the oldest beyond ``keep``."""
+        part = folder.with_name(f".{folder.name}.part")
+        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+        dcp.save(parts, storage_writer=writer, process_group=self._group)
+        self.ranks.gather(None, self._group)
         files = self._files(part)
         if self.ranks.first:
-            write_json(part / "state.json", {"settings": self.settings, "state": asdict(state), "files": files})
+            write_json(part / "state.json", content | {"files": files})
             _delete(folder)
             os.replace(part, folder)
             own = [old for old in self.folders() if old not in self._stale or old == folder]
+            best = [old for old in own if self._is_best(old)][-1:]
             for old in [*self._stale, *own[: -self.keep]]:
-                if old != folder:
+                if old != folder and old not in best:
                     _delete(old)
         self._stale = []
-        self.ranks.barrier()
+        self.ranks.gather(None, self._group)
+
+    def _sound(self, folder: Path) -> State | None:
+        """What ``folder`` holds, if it is whole and of this run; a sentence if it is damaged."""
+        try:
+            content = read_json(folder / "state.json")
+            saved, files, settings = State(**content["state"]), content["files"], content["settings"]
+        except (UserError, TypeError, KeyError) as error:
+            self._say(f"{folder}: the checkpoint is damaged ({error}); using the one before it, if any")
+            return None
+        if settings != self.settings:
+            self._stale.append(folder)
+            return None
+        if files != self._files(folder):
+            self._say(f"{folder}: the checkpoint is damaged (digests differ); using the one before it, if any")
+            return None
+        return saved
+
+    def _is_best(self, folder: Path) -> bool:
+        try:
+            return read_json(folder / "state.json")["best"] is True
+        except (UserError, TypeError, KeyError):
+            return False
 
     def clear(self) -> None:
         """Delete all, oldest first: the run is done, and its results are written."""
+        self.wait()
         if self.ranks.first:
             for folder in self.folders():
                 _delete(folder)
@@ -115,8 +193,8 @@ class Checkpoints:
     def _files(self, folder: Path) -> dict[str, str]:
         """Digest of every tensor file; the ranks share the reading."""
         names = sorted(path.name for path in folder.glob("*.safetensors"))
-        mine = {name: sha256(folder / name) for name in names[self.ranks.rank :: self.ranks.size]}
-        return {name: value for part in self.ranks.gather(mine) for name, value in part.items()}
+        mine = {name: sha256(folder / name) for name in names[self.ranks.world_rank :: self.ranks.world_size]}
+        return {name: value for part in self.ranks.gather(mine, self._group) for name, value in part.items()}
 
     def _say(self, sentence: str) -> None:
         if self.ranks.first:
@@ -132,11 +210,13 @@ def _fill(model, optimizer, step: int) -> None:
             optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device)} | moments
 
 
-def _tensors(model, optimizer) -> dict[str, torch.Tensor]:
-    """The live tensors of a run by name: parameters and AdamW's moments, whole or sharded."""
-    named = dict(model.named_parameters())
-    moments = {f"optimizer.{n}.{m}": optimizer.state[p][m] for n, p in named.items() for m in MOMENTS}
-    return {f"model.{n}": p for n, p in named.items()} | moments
+def _tensors(model, optimizer) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """The live tensors of a run, parameters and AdamW's moments, whole or sharded: (key in the files, name of the
+    parameter, tensor)."""
+    for name, parameter in model.named_parameters():
+        yield f"model.{name}", name, parameter
+        for moment in MOMENTS:
+            yield f"optimizer.{name}.{moment}", name, optimizer.state[parameter][moment]
 
 
 def _delete(folder: Path) -> None:
@@ -145,11 +225,3 @@ def _delete(folder: Path) -> None:
         gone = folder.with_name(f".{folder.name}.gone")
         os.replace(folder, gone)
         shutil.rmtree(gone)
-
-
-@contextlib.contextmanager
-def _quiet():
-    """One process is meant to be one process: torch warns of it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        yield

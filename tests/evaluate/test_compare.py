@@ -48,13 +48,13 @@ def test_a_real_difference_is_found_and_equal_models_have_none():
     rng = np.random.default_rng(1)
     a = (rng.random(300) < 0.5).astype(float)
     better = np.maximum(a, rng.random(300) < 0.2)
-    found = compare(record("acc", a), record("acc", better), "task", "acc")
+    found = compare([record("acc", a)], [record("acc", better)], "task", "acc")
     assert found["n"] == 300
     assert found["difference"] == pytest.approx(better.mean() - a.mean())
     assert 0 < found["low"] < found["difference"] < found["high"]
     assert found["stderr"] == pytest.approx((better - a).std(ddof=1) / math.sqrt(300))
     assert found["p"] < 0.001
-    same = compare(record("acc", a), record("acc", a), "task", "acc")
+    same = compare([record("acc", a)], [record("acc", a)], "task", "acc")
     assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
 
 
@@ -65,8 +65,8 @@ def test_pairing_sees_what_independent_intervals_would_not():
     a = -words * rng.normal(3, 1.0, 40)
     b = a * 1.02
     found = compare(
-        record("word_perplexity", np.stack([a, words], -1).tolist()),
-        record("word_perplexity", np.stack([b, words], -1).tolist()),
+        [record("word_perplexity", np.stack([a, words], -1).tolist())],
+        [record("word_perplexity", np.stack([b, words], -1).tolist())],
         "task",
         "word_perplexity",
     )
@@ -80,7 +80,7 @@ def test_pairing_sees_what_independent_intervals_would_not():
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=30))
 def test_swapping_the_two_turns_the_sign(pairs):
-    a, b = (record("acc", [float(pair[n]) for pair in pairs]) for n in (0, 1))
+    a, b = ([record("acc", [float(pair[n]) for pair in pairs])] for n in (0, 1))
     there, back = compare(a, b, "task", "acc"), compare(b, a, "task", "acc")
     assert there["difference"] == -back["difference"]
     assert there["p"] == back["p"]
@@ -98,14 +98,14 @@ def test_p_is_exact_for_few_samples_and_uniform_under_no_difference():
 def test_the_order_of_the_samples_does_not_matter():
     a, b = record("acc", [0.0, 1, 1, 0]), record("acc", [1.0, 1, 0, 0])
     b["samples"]["task"].reverse()
-    assert compare(a, b, "task", "acc")["difference"] == 0
+    assert compare([a], [b], "task", "acc")["difference"] == 0
 
 
 def test_what_cannot_be_compared_is_named():
     a = record("acc", [0.0, 1])
     with pytest.raises(UserError, match=r"share 2 samples of 2 and 3; .* same tasks and --limit"):
-        compare(a, record("acc", [0.0, 1, 1]), "task", "acc")
+        compare([a], [record("acc", [0.0, 1, 1])], "task", "acc")
     with pytest.raises(UserError, match="unknown task 'other'; known: task"):
-        compare(a, a, "other", "acc")
+        compare([a], [a], "other", "acc")
     with pytest.raises(UserError, match="unknown metric of task 'f1'; known: acc"):
-        compare(a, a, "task", "f1")
+        compare([a], [a], "task", "f1")

@@ -3,7 +3,7 @@
 import pytest
 import toy_records
 
-from ladder.report import claims, frames, rules, speed_rules
+from ladder.report import claims, frames, recovery, rules, speed_rules
 from ladder.report.rules import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, VERDICTS
 
 SPEED = {"stage": "bench", "run": "r", "tp": 8, "batch": 1, "prompt": 1024, "new_tokens": 512, "origin": "measured"}
@@ -30,7 +30,7 @@ def test_toy_records(records, published):
     found = verdicts(records, published)
     for name in ("hides-decode", "beats-parallel", "quality-small", "as-good-as-parallel", "half-recovers"):
         assert found[name] == SUPPORTED, name
-    assert found["five-eighths-costs"] == SUPPORTED
+    assert found["five-eighths-costs"] == found["distillation"] == SUPPORTED
     assert found["larger-ladder"] == NOT_TESTED  # better, but not timed at that shape
     assert found["70b-29"] == NOT_TESTED
 
@@ -189,3 +189,22 @@ def test_half_the_layers_bring_half_the_gain(tmp_path, published, slower, verdic
     rows = toy_records.timed(what, wirings, toy_records.MODULES, 1e-3, slower, "emulated, serial", 0.8)
     toy_records.write(tmp_path, "hybrid", rows)
     assert verdicts(tmp_path, published)["hybrid-half"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("distilled", "tokens", "verdict", "told"),
+    [
+        (101, 120, SUPPORTED, "distillation recovers more, in every seed"),
+        (103.01, 120, NOT_SUPPORTED, "which of the two recovers more cannot be told"),
+        (106, 120, NOT_SUPPORTED, "finetuning recovers more, in every seed"),
+        (101, 60, NOT_TESTED, "they did not train on equal tokens"),
+    ],
+)
+def test_distillation_against_finetuning(tmp_path, published, distilled, tokens, verdict, told):
+    for variant, value in (("converted", 110), ("adapted", 103), ("distilled", distilled)):
+        toy_records.evaluation(tmp_path, "tiny", "ladder", variant, 0, value / 100, 0.3)
+    toy_records.evaluation(tmp_path, "tiny", "standard", "pretrained", 0, 1.0, 0.3)
+    toy_records.training(tmp_path, "adapt", "tiny", "ladder", 0, 4.1)
+    toy_records.training(tmp_path, "adapt", "tiny", "ladder", 0, 4.1, steps=tokens, variant="distilled")
+    assert verdicts(tmp_path, published)["distillation"] == verdict
+    assert told in recovery.recovery(frames.read([tmp_path], published)).caption

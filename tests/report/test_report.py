@@ -19,9 +19,12 @@ from ladder.report import (
     batch_figures,
     benchmark_tables,
     curve_figures,
+    equal_time,
     frames,
+    noise,
     quality_figures,
     quality_tables,
+    recovery,
     run_tables,
     sensitivity,
     shape_tables,
@@ -32,9 +35,10 @@ from ladder.report import (
 from ladder.report.build import add_arguments, main
 
 WITH_TABLES = (speed_tables, shape_tables, benchmark_tables, quality_tables, adaptation_tables, sensitivity)
-WITH_TABLES += (wiring_tables, run_tables)
+WITH_TABLES += (wiring_tables, run_tables, recovery, noise, equal_time)
+WITH_FIGURES = (speed_figures, batch_figures, quality_figures, noise, equal_time, curve_figures, sensitivity)
 TABLES = [t for m in WITH_TABLES for t in m.TABLES]
-FIGURES = [f for m in (speed_figures, batch_figures, quality_figures, curve_figures, sensitivity) for f in m.FIGURES]
+FIGURES = [f for m in WITH_FIGURES for f in m.FIGURES]
 ORIGINS = {"published", "measured", "emulated", "simulated"}
 
 

@@ -27,6 +27,7 @@ TIED = {"partial": 2, "spd": 2, "desync-2x": 2}  # and their number of ranks
 # wiring: (perplexity as converted, adapted) over the original's
 ADAPTED = {"standard": (None, 0.97), "ladder@5-9": (1.03, 0.975), "ladder@4-9": (1.05, 1.01), "ladder": (1.4, 1.08)}
 ADAPTED |= {"spd@5-9": (1.02, 0.98)}
+METHODS = {"ladder": {"distilled": 1.02, "progressive": 1.1}}  # adapted in other ways
 SCANNED = {"ladder": 1.9, "parallel-2norm": 1.7, "spd": 1.25, "desync-2x": 1.35}  # growth of the loss by layer
 LAYERS = 10  # of the tiny model
 
@@ -38,10 +39,12 @@ def write(folder: Path, name: str, rows: list[dict], provenance: dict | None = N
     (folder / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def training(folder: Path, stage: str, model: str, wiring: str, seed: int, loss: float, steps=120) -> None:
-    name = f"{model}-{wiring}-s{seed}"
+def training(
+    folder: Path, stage: str, model: str, wiring: str, seed: int, loss: float, steps=120, variant=None
+) -> None:
+    name = f"{model}-{wiring}-{variant}-s{seed}" if variant else f"{model}-{wiring}-s{seed}"
     what = {"stage": stage, "run": name, "model": model, "wiring": wiring, "seed": seed, "origin": "measured"}
-    what |= {"variant": "pretrained" if stage == "pretrain" else "adapted", **ranks_of(wiring)}
+    what |= {"variant": variant or ("pretrained" if stage == "pretrain" else "adapted"), **ranks_of(wiring)}
     rows = [
         what | {"metric": "validation_loss", "value": loss, "unit": "nats", "stderr": 0.02, "n": 64},
         what | {"metric": "training_loss", "value": loss - 0.1, "unit": "nats"},
@@ -49,6 +52,8 @@ def training(folder: Path, stage: str, model: str, wiring: str, seed: int, loss:
         what | {"metric": "parameters", "value": 1.4e6, "unit": "1"},
         what | {"metric": "peak_memory", "value": 0.9, "unit": "GiB"},
     ]
+    if variant == "distilled":
+        rows.append(what | {"metric": "validation_kl", "value": 0.02, "unit": "nats"})
     start = 7.6 if stage == "pretrain" else loss + 0.5
     curve = [
         {"step": s, "tokens": 1024 * s, "loss": loss + (start - loss) * math.exp(-s / 30)}
@@ -122,6 +127,9 @@ def quality(folder: Path) -> None:
                 evaluation(folder, "tiny", wiring, "converted", seed, original * converted, 0.33)
             training(folder, "adapt", "tiny", wiring, seed, 4.1 + adapted / 10 + 0.01 * seed)
             evaluation(folder, "tiny", wiring, "adapted", seed, original * adapted, 0.36)
+            for variant, factor in METHODS.get(wiring, {}).items():
+                training(folder, "adapt", "tiny", wiring, seed, 4.1 + factor / 10 + 0.01 * seed, variant=variant)
+                evaluation(folder, "tiny", wiring, variant, seed, original * factor, 0.36)
 
 
 ALL = ("standard", "parallel", "ladder", "upper_bound")

@@ -10,7 +10,7 @@ from ladder import cli, files, records
 from ladder.data.chat import encode, pack
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
 from ladder.train.batches import IGNORE, PackedChat
-from ladder.train.loop import token_losses
+from ladder.train.losses import token_losses
 
 SMALL = "--sequence 64 --batch 2 --steps 4 --warmup 1 --evaluate-every 2 --validation-windows 4 --device cpu"
 

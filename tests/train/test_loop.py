@@ -10,8 +10,9 @@ import torch
 from toy import VOCAB, Stream, Tracking, killed, losses, model, options, run
 
 from ladder.errors import UserError
-from ladder.train.batches import Batch, PackedTokens
-from ladder.train.loop import token_losses, validate
+from ladder.train.batches import Batch, Dataset, Mixture, PackedTokens
+from ladder.train.loop import validate
+from ladder.train.losses import token_losses
 from ladder.train.ranks import Ranks
 
 CPU = Ranks(0, 1, torch.device("cpu"))
@@ -106,7 +107,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         with torch.no_grad():
             net.model.norm.weight.fill_(math.nan)
 
-    with pytest.raises(UserError, match=r"step 4: the loss is nan .* checkpoint is of step 2; lower --lr \(0.01\)"):
+    said = r"step 4: the loss is nan .* on rows \d+, .* \(digest \w{16}\); .* of step 2; lower --lr \(0.01\)"
+    with pytest.raises(UserError, match=said):
         run(tmp_path, Tracking({3: poison}), net=net, evaluate_every=100)
     net = model()
     with pytest.raises(UserError, match=r"step 2: .* there is no checkpoint yet"):
@@ -117,13 +119,12 @@ def test_validation_of_a_known_loss():
     net = model()
     with torch.no_grad():
         net.model.embed_tokens.weight.zero_()  # all logits are 0: every token costs log V
-    loss, stderr, n = validate(net, PackedTokens(Stream(200, 2), 16), options(), CPU)
-    assert (loss, n) == (pytest.approx(math.log(VOCAB)), 5)
-    assert stderr == pytest.approx(0, abs=1e-6)
+    found = validate(net, PackedTokens(Stream(200, 2), 16), options(), CPU)
+    assert found == {"loss": pytest.approx(math.log(VOCAB)), "stderr": pytest.approx(0, abs=1e-6), "n": 5}
     assert net.training
 
 
-class Uneven:
+class Uneven(Dataset):
     """Rows with 1, 2, ... scored tokens."""
 
     def __len__(self):
@@ -142,10 +143,19 @@ def test_validation_weighs_tokens_not_rows():
     net, data = model(), Uneven()
     with torch.no_grad():
         each = token_losses(net, data.rows(range(4)), "cpu").numpy()
-    loss, stderr, _ = validate(net, data, options(micro_batch=2), CPU)
+    found = validate(net, data, options(micro_batch=2), CPU)
+    loss, stderr = found["loss"], found["stderr"]
     assert loss == pytest.approx(each.sum() / 10, rel=1e-5)
     ratios = (each.sum(1) - loss * np.arange(1, 5)) / 2.5
     assert stderr == pytest.approx(ratios.std(ddof=1) / 2, rel=1e-3)
+
+
+def test_validation_of_a_mixture_is_of_each_source_and_together():
+    net, parts = model(), {"a": PackedTokens(Stream(200, 2), 16), "b": PackedTokens(Stream(120, 3), 16)}
+    found = validate(net, Mixture(parts, {"a": 3, "b": 1}), options(), CPU)
+    each = {label: validate(net, part, options(), CPU)["loss"] for label, part in parts.items()}
+    assert {"a": found["loss_of_a"], "b": found["loss_of_b"]} == each
+    assert found["loss"] == pytest.approx(0.75 * each["a"] + 0.25 * each["b"])
 
 
 def test_accumulation_weighs_tokens_not_micro_batches(tmp_path):

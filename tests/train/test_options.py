@@ -33,6 +33,8 @@ def test_per_rank():
         ({"batch": 8, "micro_batch": 3}, 1, "--batch 8 is not a multiple of 3 .*--micro-batch 3 x 1 rank"),
         ({"batch": 2}, 4, "--batch 2 is not a multiple of 4 .*x 4 ranks"),
         ({"shard": 2}, 1, "--shard 2 does not divide the 1 rank "),
+        ({"tp_ranks": 3}, 4, "--tp-ranks 3 does not divide the 4 ranks of this job"),
+        ({"tp_ranks": 2, "shard": 4}, 4, "--shard 4 does not divide the 4 ranks of this job / --tp-ranks 2"),
         ({"steps": 0}, 1, "--steps 0 must be at least 1"),
         ({"micro_batch": 0}, 1, "--micro-batch 0 must be at least 1"),
         ({"warmup": 121}, 1, "--warmup 121 must be at least 0 and at most 120"),
@@ -60,5 +62,6 @@ def test_flags():
 
 
 def test_only_rounding_is_left_out_of_what_a_checkpoint_must_agree_with():
-    left_out = {"micro_batch", "shard", "activation_checkpointing", "compile", "device", "checkpoint_every", "keep"}
+    left_out = {"micro_batch", "shard", "tp_ranks", "activation_checkpointing", "compile", "device"}
+    left_out |= {"checkpoint_every", "keep"}
     assert set(vars(Options())) - set(Options().numeric()) == left_out

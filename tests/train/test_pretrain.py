@@ -43,7 +43,8 @@ def trained(data, tmp_path_factory):
 def test_record(trained):
     record = records.read(trained / "record.json")
     rows = {row["metric"]: row for row in record["rows"]}
-    assert set(rows) == {"validation_loss", "training_loss", "tokens_per_second", "parameters", "peak_memory"}
+    expected = {"validation_loss", "training_loss", "tokens_per_second", "parameters", "peak_memory"}
+    assert set(rows) == expected | {"loader_tokens_per_second"}
     about = {"stage": "pretrain", "run": "tiny-ladder-s0", "model": "tiny", "wiring": "ladder", "variant": "pretrained"}
     for row in rows.values():
         assert row.items() >= (about | {"seed": 0, "origin": "measured"}).items()

@@ -1,17 +1,15 @@
-"""A model and data small enough to train in a second; also run by torchrun, as one of two ranks (see test_ranks.py)."""
+"""A model and data small enough to train in a second."""
 
 import contextlib
-import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from ladder.model import LadderConfig, LadderForCausalLM
-from ladder.train import ranks
+from ladder.train import layout, ranks
 from ladder.train.batches import PackedTokens
 from ladder.train.loop import train
+from ladder.train.methods import SFT
 from ladder.train.options import Options
 from ladder.train.state import Checkpoints
 
@@ -50,13 +48,14 @@ def options(**changes) -> Options:
     return Options(**TOY | changes)
 
 
-def model(seed: int = 0, wiring: str = "ladder") -> LadderForCausalLM:
+def model(seed: int = 0, wiring: str = "ladder", tp: int | None = None, vocab: int = VOCAB) -> LadderForCausalLM:
     torch.manual_seed(seed)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LadderForCausalLM(LadderConfig(vocab_size=VOCAB, tie_word_embeddings=True, wiring=wiring, **shape))
+    shape |= {"vocab_size": vocab, "tie_word_embeddings": True}
+    return LadderForCausalLM(LadderConfig(wiring=wiring, tensor_parallel_size=tp, **shape))
 
 
-def run(work, tracking=None, net=None, data=None, these=None, **changes):
+def run(work, tracking=None, net=None, data=None, these=None, objective=SFT, **changes):
     """Train the toy in ``work``, from its last checkpoint if it has one; (final state, {name: weight})."""
     chosen = options(**changes)
     net = net or model()
@@ -65,15 +64,10 @@ def run(work, tracking=None, net=None, data=None, these=None, **changes):
     with contextlib.nullcontext(these) if these else ranks.start(chosen) as these:
         checkpoints = Checkpoints(work, these, chosen.keep, chosen.numeric())
         state = checkpoints.latest()
-        net = ranks.distribute(net, these, chosen)
-        state = train(net, data, held_out, chosen, these, checkpoints, state, tracking)
-        weights = {name: whole(value) for name, value in net.named_parameters()}
+        net = layout.distribute(net, these, chosen)
+        state = train(net, data, held_out, chosen, these, checkpoints, state, tracking, objective)
+        weights = {name: value.clone() for name, value in net.layout.gathered(net).items()}
     return state, weights
-
-
-def whole(value) -> torch.Tensor:
-    value = value.full_tensor() if hasattr(value, "full_tensor") else value
-    return value.detach().clone()
 
 
 def losses(state) -> list[float]:
@@ -82,21 +76,3 @@ def losses(state) -> list[float]:
 
 def killed():
     raise KeyboardInterrupt("as if killed")
-
-
-def two_ranks(folder: Path, cases: dict) -> None:
-    """What a rank under torchrun does: every case in turn, the results to a file of its own."""
-    results = {}
-    with ranks.start(options()) as these:
-        for name, changes in cases.items():
-            if kill := changes.pop("kill", None):
-                with contextlib.suppress(KeyboardInterrupt):
-                    run(folder / name, Tracking({kill["at"]: killed}), these=these, **kill["options"])
-            state, weights = run(folder / name, these=these, **changes)
-            norm = sum(value.double().square().sum().item() for value in weights.values()) ** 0.5
-            results[name] = {"training": losses(state), "validation": state.validation, "norm": norm}
-    (folder / f"rank{these.rank}.json").write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    two_ranks(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,4 +1,4 @@
-# Rewire the original (a pretrained standard model, or a published checkpoint), then finetune each variant alike.
+# Rewire the original (a pretrained standard model, or a published checkpoint), then adapt each variant alike.
 
 
 rule convert:
@@ -23,6 +23,7 @@ rule convert:
 
 rule adapt:
     input:
+        of("adapt", "files"),  # the teacher, if the method has one and it is not of the hub
         tracking=f"{R}/tracking.json",
         checkpoint=of("adapt", "checkpoint"),
         chat=f"{R}/chat/train.jsonl",
@@ -34,7 +35,7 @@ rule adapt:
     conda:
         "../../envs/pipeline.yaml"
     resources:
-        gpu=of("adapt", "gpus"),
+        **place("adapt"),
     params:
         run=RUN,
         launch=of("adapt", "launch"),

@@ -12,9 +12,9 @@ rule bench:
         f"{R}/logs/bench-{{name}}.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: workflow.cores or 1
+    threads: workflow.resource_settings.cores or 1  # none are given where jobs are submitted to a cluster
     resources:
-        gpu=of("bench", "gpus"),
+        **place("bench"),
     params:
         run=RUN,
         launch=of("bench", "launch"),

@@ -55,6 +55,16 @@ def of(stage, key):
     return value
 
 
+def place(stage):
+    """Resources that say where the jobs of ``stage`` run: input functions; None leaves a resource out."""
+
+    def of_place(key):
+        return lambda wildcards: of(stage, "place")(wildcards).get(key)
+
+    names = ("gpu", "nodes", "mpi", "tasks", "tasks_per_gpu")
+    return {name: of_place(name) for name in names}
+
+
 def on_this_machine():
     return (
         workflow.executor_plugin is None

@@ -1,8 +1,5 @@
-# Tracking. Corpus -> tokenizer -> token shards; chat data and evaluation tasks from the same documents.
-CORPUS = config["corpus"]
-CORPUS_FILES = [
-    f"{R}/corpus/{split}.jsonl" for split in ("train", "validation", "test")
-]
+# Tracking. Corpus -> tokenizer -> token shards; chat data and evaluation tasks from the same documents. A corpus of
+# parts is gathered and packed by one job a part (corpus_part, tokens_part); corpus and tokens then join what they made.
 CHAT = config["adapt"]["chat"]
 
 
@@ -18,12 +15,32 @@ rule track:
         "ladder track --out {output} 2> {log}"
 
 
+rule corpus_part:
+    input:
+        tracking=f"{R}/tracking.json",
+        files=of("parts", "files"),
+    output:
+        manifest=f"{R}/corpus/parts/{{name}}/manifest.json",
+        record=f"{R}/corpus/parts/{{name}}/record.json",
+    log:
+        f"{R}/logs/corpus-{{name}}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        run=RUN,
+        flags=of("parts", "flags"),
+        out=subpath(output.record, parent=True),
+    shell:
+        "ladder corpus {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
+
+
 rule corpus:
     input:
         tracking=f"{R}/tracking.json",
-        files=CORPUS.get("path", []),
+        files=PLAN.corpus["files"],
+        parts=expand(f"{R}/corpus/parts/{{name}}/manifest.json", name=PLAN.parts),
     output:
-        CORPUS_FILES,
+        [f"{R}/corpus/{split}.jsonl" for split in PLAN.corpus["splits"]],
         manifest=f"{R}/corpus/manifest.json",
         record=f"{R}/corpus/record.json",
     log:
@@ -32,7 +49,7 @@ rule corpus:
         "../../envs/pipeline.yaml"
     params:
         run=RUN,
-        flags=flags(CORPUS),
+        flags=PLAN.corpus["flags"],
         out=subpath(output.record, parent=True),
     shell:
         "ladder corpus {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
@@ -41,7 +58,7 @@ rule corpus:
 rule tokenizer:
     input:
         tracking=f"{R}/tracking.json",
-        corpus=f"{R}/corpus/manifest.json",
+        corpus=PLAN.tokenizer["files"],
     output:
         tokenizer=f"{R}/tokenizer/tokenizer.json",
         record=f"{R}/tokenizer/record.json",
@@ -51,24 +68,22 @@ rule tokenizer:
         "../../envs/pipeline.yaml"
     params:
         run=RUN,
-        flags=flags(config["tokenizer"]),
-        corpus=subpath(input.corpus, parent=True),
+        flags=PLAN.tokenizer["flags"],
         out=subpath(output.record, parent=True),
     shell:
-        "ladder tokenizer --corpus {params.corpus} {params.flags} --out {params.out} "
-        "--run {params.run} --record {output.record} 2> {log}"
+        "ladder tokenizer {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
 
 
-rule tokens:
+rule tokens_part:
     input:
         tracking=f"{R}/tracking.json",
-        corpus=f"{R}/corpus/manifest.json",
+        corpus=f"{R}/corpus/parts/{{name}}/manifest.json",
         tokenizer=f"{R}/tokenizer/tokenizer.json",
     output:
-        manifest=f"{R}/tokens/manifest.json",
-        record=f"{R}/tokens/record.json",
+        manifest=f"{R}/tokens/parts/{{name}}/manifest.json",
+        record=f"{R}/tokens/parts/{{name}}/record.json",
     log:
-        f"{R}/logs/tokens.log",
+        f"{R}/logs/tokens-{{name}}.log",
     conda:
         "../../envs/pipeline.yaml"
     params:
@@ -79,6 +94,27 @@ rule tokens:
     shell:
         "ladder tokens --corpus {params.corpus} --tokenizer {params.tokenizer} --out {params.out} "
         "--run {params.run} --record {output.record} 2> {log}"
+
+
+rule tokens:
+    input:
+        tracking=f"{R}/tracking.json",
+        corpus=f"{R}/corpus/manifest.json",
+        tokenizer=f"{R}/tokenizer/tokenizer.json",
+        parts=expand(f"{R}/tokens/parts/{{name}}/manifest.json", name=PLAN.parts),
+    output:
+        manifest=f"{R}/tokens/manifest.json",
+        record=f"{R}/tokens/record.json",
+    log:
+        f"{R}/logs/tokens.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        run=RUN,
+        flags=PLAN.tokens["flags"],
+        out=subpath(output.record, parent=True),
+    shell:
+        "ladder tokens {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
 
 
 rule chat:

@@ -14,7 +14,7 @@ rule pretrain:
     conda:
         "../../envs/pipeline.yaml"
     resources:
-        gpu=of("pretrain", "gpus"),
+        **place("pretrain"),
     params:
         run=RUN,
         launch=of("pretrain", "launch"),

@@ -1,0 +1,137 @@
+"""Losses of the final hidden states, a piece at a time: the logits of all tokens never exist together.
+
+At a vocabulary of 128,000 the logits of one token take half a megabyte in fp32, those of a batch more than the model.
+So the head runs over pieces of the tokens, and the gradients of a piece are taken before the next one is begun: nothing
+that has a row per word outlives its piece, except the head's own gradient, and no product is computed twice.
+
+Shapes: B rows, S tokens, N of those B x S tokens, D width of the head's input, V vocabulary, K terms.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.distributed.fsdp import FSDPModule
+
+from ladder.train.batches import IGNORE
+
+LOGITS = 2**27  # of a piece, at most: half a gigabyte in fp32
+
+
+def token_losses(model, batch, device) -> torch.Tensor:
+    """Cross-entropy in fp32 of every token, in nats, without gradient: [B, S], 0 where the target is not scored."""
+    with torch.no_grad():
+        return measure(model, batch, device, {"loss": 1.0})[1]["loss"]
+
+
+def measure(
+    model, batch, device, weights: Mapping[str, float], teacher=None, temperature: float = 1.0, most: int = LOGITS
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """(sum over terms and tokens of weight x value, {term: its values [B, S], without gradient}).
+
+    weights: of the terms to compute. ``loss``: cross-entropy of the scored tokens; ``kl``: KL divergence of the
+    teacher's distribution to the model's, both at ``temperature``, times its square, which keeps the gradient's size;
+    ``hidden``: mean squared difference of the final normed hidden states. The last two: every token but padding.
+    teacher: frozen, of the same vocabulary; for ``hidden`` of the same width too. most: logits of a piece.
+    """
+    chosen = tokens(batch) if teacher is not None else batch.targets != IGNORE
+    index = None if chosen.all() else torch.from_numpy(np.flatnonzero(chosen)).to(device)
+    inputs, targets, positions = (None if a is None else torch.from_numpy(a).to(device) for a in batch)
+    given = {"input_ids": inputs, "position_ids": positions, "use_cache": False}
+
+    def picked(x: torch.Tensor) -> torch.Tensor:  # [B, S, ...] -> [N, ...]
+        x = x.flatten(0, 1)
+        return x if index is None else x[index]
+
+    targets = picked(targets)
+    if teacher is not None:
+        with torch.no_grad():
+            known = teacher(**given, score=lambda hidden, head: picked(hidden))  # [N, D]
+        if isinstance(teacher, FSDPModule):
+            teacher.unshard()  # the head too, which runs outside of its forward
+
+    def terms(hidden: torch.Tensor, head: torch.nn.Module, piece: slice) -> torch.Tensor:
+        """[n, D] -> [K, n]"""
+        logits = head(hidden[None])[0].float()
+        found = {}
+        if "loss" in weights:
+            found["loss"] = F.cross_entropy(logits, targets[piece], ignore_index=IGNORE, reduction="none")
+        if "kl" in weights:
+            with torch.no_grad():
+                expected = teacher.lm_head(known[piece][None])[0].float()
+            found["kl"] = divergence(expected, logits, temperature)
+        if "hidden" in weights:
+            apart = hidden.unflatten(-1, (-1, known.shape[-1]))  # streams that end apart: each against the teacher's
+            found["hidden"] = (apart.float() - known[piece].float()[:, None]).square().mean((1, 2))
+        return torch.stack([found[name] for name in weights])
+
+    def score(hidden: torch.Tensor, head: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        return in_pieces(terms, torch.tensor(list(weights.values()), device=device), picked(hidden), head, most)
+
+    total, values = model(**given, score=score)
+    if index is not None:
+        everywhere = values.new_zeros(len(values), batch.targets.size)
+        everywhere[:, index] = values
+        values = everywhere
+    return total, dict(zip(weights, values.unflatten(1, batch.targets.shape), strict=True))
+
+
+def tokens(batch) -> np.ndarray:
+    """Which tokens are not padding: bool [B, S]. Every packed conversation has a scored token, padding has none."""
+    if batch.positions is None:
+        return np.ones(batch.targets.shape, bool)
+    row = np.arange(len(batch.targets))[:, None] * (batch.targets.shape[1] + 1)
+    block = row + np.cumsum(batch.positions == 0, axis=1)
+    return np.isin(block, block[batch.targets != IGNORE])
+
+
+def divergence(expected: torch.Tensor, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """KL(softmax(expected / t) || softmax(logits / t)) x t^2 of logits [n, V], in nats: [n]."""
+    expected, logits = (F.log_softmax(x / temperature, -1) for x in (expected, logits))
+    return F.kl_div(logits, expected, reduction="none", log_target=True).sum(-1) * temperature**2
+
+
+def in_pieces(
+    terms: Callable, weights: torch.Tensor, hidden: torch.Tensor, head: torch.nn.Module, most: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weights @ values summed over tokens, values [K, N] without gradient) of ``terms(hidden, head, piece)`` [K, n].
+
+    ``hidden`` [N, D] goes through ``head`` in pieces of at most ``most`` logits.
+    """
+    length = max(1, most // head.out_features)
+    if len(hidden) <= length:
+        values = terms(hidden, head, slice(None))
+        return weights @ values.sum(1), values.detach()
+    if not torch.is_grad_enabled():
+        pieces = (slice(start, start + length) for start in range(0, len(hidden), length))
+        values = torch.cat([terms(hidden[piece], head, piece) for piece in pieces], 1)
+        return weights @ values.sum(1), values
+    return _Pieces.apply(hidden, head.weight, head, terms, weights, length)
+
+
+class _Pieces(torch.autograd.Function):
+    """The gradients are those of the weighted sum, taken in forward; backward only scales them."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, head, terms, weights, length):
+        of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        values = []
+        for start in range(0, len(hidden), length):
+            piece = slice(start, start + length)
+            with torch.enable_grad():
+                part = hidden[piece].detach().requires_grad_()
+                found = terms(part, head, piece)
+                of_hidden[piece], more = torch.autograd.grad(weights @ found.sum(1), (part, head.weight))
+            of_weight += more
+            values.append(found.detach())
+        ctx.gradients = of_hidden, of_weight.to(weight.dtype)
+        values = torch.cat(values, 1)
+        ctx.mark_non_differentiable(values)
+        return weights @ values.sum(1), values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, scale, _):
+        of_hidden, of_weight = ctx.gradients
+        return of_hidden.mul_(scale), of_weight.mul_(scale), None, None, None, None
