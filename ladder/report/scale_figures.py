@@ -77,7 +77,7 @@ def winner_map(name: str, done: dict, model: str, contest: str) -> Panel:
     cells = [cell for cell in done["cells"] if cell["model"] == model and cell["fits"]]
     columns = [(place["link"], place["tp"]) for place in done["places"]]
     links, told = list(dict.fromkeys(link for link, _ in columns)), place_words(done)
-    starred = {(place["link"], place["tp"]) for place in done["places"] if place["assumed"]}
+    starred = [(place["link"], place["tp"]) for place in done["places"] if place["assumed"]]
     x = {column: n + 0.6 * links.index(column[0]) for n, column in enumerate(columns)}
     y = {batch: n for n, batch in enumerate(done["batches"])}
 
