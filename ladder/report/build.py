@@ -117,8 +117,7 @@ def build(
     written += claims.write(judged, out / "tables")
     written.append(out / "tables" / "provenance.html")
     run_tables.write_provenance(provenance, written[-1])
-    for figure in figures:
-        written += svg.write(figure, out / "figures")
+    written += svg.write_all(figures, out / "figures")
     written += diagrams.write(out / "figures")
 
     summary = {

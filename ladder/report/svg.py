@@ -3,14 +3,19 @@
 import html
 import io
 import re
+import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
 
 from ladder.files import whole
+from ladder.records import cores
 from ladder.report.style import INK
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -104,11 +109,33 @@ def label(root: ElementTree.Element, name: str, title: str, alt: str) -> None:
         root.insert(0, element)
 
 
-def write(figure: Figure, folder: Path) -> list[Path]:
-    """Write NAME.csv, one SVG a panel, and NAME.html for the page; returns the paths."""
+def write_all(figures: list[Figure], folder: Path) -> list[Path]:
+    """:func:`write` of each figure. Drawing is most of a report's time, so all cores draw; only this process where it
+    has threads, torch's too, which a fork would lose."""
+    global _drawn  # closures cannot be sent to another process, but it inherits them
+    _drawn = [(figure, panel) for figure in figures for panel in figure.panels]
+    numbers, workers = range(len(_drawn)), min(cores(), len(_drawn))
+    if workers < 2 or threading.active_count() > 1 or "torch" in sys.modules:
+        done = list(map(_draw, numbers))
+    else:
+        with ProcessPoolExecutor(workers, get_context("fork")) as pool:
+            done = list(pool.map(_draw, numbers, chunksize=2))
+    left = iter(done)
+    return [path for figure in figures for path in write(figure, folder, [next(left) for _ in figure.panels])]
+
+
+_drawn: list[tuple[Figure, Panel]] = []
+
+
+def _draw(number: int) -> str:
+    figure, panel = _drawn[number]
+    return render(panel, f"{figure.title}: {panel.name.replace('_', ' ').replace('-', ', ')}")
+
+
+def write(figure: Figure, folder: Path, drawn: list[str]) -> list[Path]:
+    """Write NAME.csv, one SVG a panel (``drawn``), and NAME.html for the page; returns the paths."""
     written, drawings, links = [], [], []
-    for panel in figure.panels:
-        svg = render(panel, f"{figure.title}: {panel.name.replace('_', ' ').replace('-', ', ')}")
+    for panel, svg in zip(figure.panels, drawn, strict=True):
         path = folder / f"{panel.name}.svg"
         with whole(path) as part:
             part.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg, encoding="utf-8")

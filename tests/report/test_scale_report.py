@@ -45,7 +45,7 @@ def test_figures_draw_every_panel(make, small, tmp_path):
     assert len(figure.panels) == 2
     assert all("llama" in panel.alt for panel in figure.panels)
     assert set(figure.data["origin"]) == {"simulated"}
-    written = svg.write(figure, tmp_path)
+    written = svg.write_all([figure], tmp_path)
     assert sum(path.suffix == ".svg" for path in written) == 2
 
 
@@ -66,7 +66,7 @@ def test_a_study_of_little_or_of_nothing_that_fits_is_shown_too(words, tmp_path,
     for make in scale_tables.TABLES:
         cells.write(make(data), tmp_path / "tables", "http://127.0.0.1")
     for make in scale_figures.FIGURES:
-        svg.write(make(data), tmp_path / "figures")
+        svg.write_all([make(data)], tmp_path / "figures")
 
 
 def column(table, name, group=""):
