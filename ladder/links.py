@@ -62,19 +62,8 @@ class Link:
         return latency if latency == bandwidth else f"latency {latency}, bandwidth {bandwidth}"
 
     def alpha(self, ranks: int) -> float:
-        """Seconds of an all-reduce of no bytes.
-
-        Between two entries of the table linear in log2(ranks); below the first, that entry's value. Beyond the last
-        it is assumed to go on with the slope of the last two, and not to fall; a single entry is assumed to be a tree
-        whose levels cost the same, so latency grows as log2(ranks).
-        """
-        if ranks == 1:
-            return 0.0
-        at = sorted(self.latency_us)
-        levels, us = [log2(n) for n in at], [self.latency_us[n] for n in at]
-        before, last = [(0.0, 0.0), *zip(levels, us, strict=True)][-2:]
-        slope = max(0.0, (last[1] - before[1]) / (last[0] - before[0]))
-        return float(np.interp(log2(ranks), levels, us) + slope * max(0.0, log2(ranks) - last[0])) * 1e-6
+        """Seconds of an all-reduce of no bytes (:func:`latency`)."""
+        return 0.0 if ranks == 1 else float(latency(self.latency_us, ranks)) * 1e-6
 
     def beta(self, ranks: int) -> float:
         """Seconds per byte."""
@@ -83,6 +72,25 @@ class Link:
     def seconds(self, nbytes: int, ranks: int) -> float:
         """Seconds of one all-reduce of ``nbytes`` on each of ``ranks``."""
         return self.alpha(ranks) + nbytes * self.beta(ranks)
+
+
+def latency(us: Mapping, ranks: int):
+    """The value at ``ranks`` of a table by number of ranks, whose values may be arrays.
+
+    Between two entries linear in log2(ranks); below the first, that entry's value. Beyond the last it is assumed to go
+    on with the slope of the last two, and not to fall; a single entry is assumed to be a tree whose levels cost the
+    same, so latency grows as log2(ranks).
+    """
+    at = sorted(us)
+    if ranks in us or ranks < at[0]:
+        return us.get(ranks, us[at[0]])
+    if ranks > at[-1]:
+        before, value = (log2(at[-2]), us[at[-2]]) if len(at) > 1 else (0.0, 0.0)
+        slope = np.maximum((us[at[-1]] - value) / (log2(at[-1]) - before), 0)
+        return us[at[-1]] + slope * (log2(ranks) - log2(at[-1]))
+    low, high = max(n for n in at if n < ranks), min(n for n in at if n > ranks)
+    share = (log2(ranks) - log2(low)) / (log2(high) - log2(low))
+    return us[low] + share * (us[high] - us[low])
 
 
 DECODE = (

@@ -14,7 +14,6 @@ with f = 2 (ranks - 1) / ranks, ``L.latency_us.N`` for N ranks, and ``L.bandwidt
 import re
 from dataclasses import dataclass
 from functools import cache
-from math import log2
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from ladder.devices import Device, device
 from ladder.errors import UserError
 from ladder.files import read_json
-from ladder.links import ALIASES, LINKS, Link, link
+from ladder.links import ALIASES, LINKS, Link, latency, link
 
 DEFAULT = Path(__file__).parent / "calibration.json"
 COMPUTE = ("stream_one", "stream_many", "kv_stream", "matmul", "kernel_us", "prefill_kernel_us")
@@ -143,22 +142,8 @@ def protocols(which: str | Link | Typed, ranks: int, parameters: dict):
         scale = parameters["link_scale"]
         return ((scale * which.alpha(ranks), scale * which.beta(ranks)),)
     factor = 2 * (ranks - 1) / ranks
-    latency = _latency(which, ranks, parameters)
+    us = {n: parameters[f"{which}.latency_us.{n}"] for n in degrees(parameters, which)}
+    start = latency(us, ranks) * 1e-6
     bandwidth = parameters.get(f"{which}.bandwidth.{ranks}", parameters[f"{which}.bandwidth"])
-    small = (latency, factor / parameters[f"{which}.small_bandwidth"])
-    return (small, (parameters[f"{which}.switch"] * latency, factor / bandwidth))
-
-
-def _latency(name: str, ranks: int, parameters: dict):
-    """Seconds; between and beyond the known degrees as :meth:`ladder.links.Link.alpha`."""
-    at = degrees(parameters, name)
-    us = {n: parameters[f"{name}.latency_us.{n}"] for n in at}
-    if ranks in us or ranks <= at[0] or (len(at) == 1 and ranks <= at[0]):
-        return us.get(ranks, us[at[0]]) * 1e-6
-    if ranks > at[-1]:
-        level, before = log2(at[-1]), (log2(at[-2]), us[at[-2]]) if len(at) > 1 else (0.0, 0.0)
-        slope = np.maximum((us[at[-1]] - before[1]) / (level - before[0]), 0)
-        return (us[at[-1]] + slope * (log2(ranks) - level)) * 1e-6
-    low, high = max(n for n in at if n < ranks), min(n for n in at if n > ranks)
-    share = (log2(ranks) - log2(low)) / (log2(high) - log2(low))
-    return (us[low] + share * (us[high] - us[low])) * 1e-6
+    small = (start, factor / parameters[f"{which}.small_bandwidth"])
+    return (small, (parameters[f"{which}.switch"] * start, factor / bandwidth))
