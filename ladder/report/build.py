@@ -68,7 +68,7 @@ def build(
         diagrams,
         equal_time,
         frames,
-        noise,
+        noise_tables,
         quality_figures,
         quality_tables,
         recovery,
@@ -81,6 +81,7 @@ def build(
         simulator_tables,
         speed_figures,
         speed_tables,
+        studies,
         svg,
         wiring_tables,
     )
@@ -94,7 +95,8 @@ def build(
         calibration_tables,
         scale_tables,
         quality_tables,
-        noise,
+        noise_tables,
+        studies,
         equal_time,
         adaptation_tables,
         recovery,
@@ -104,7 +106,7 @@ def build(
     )
     tables = [make(data) for module in modules for make in module.TABLES]
     drawn = (speed_figures, batch_figures, simulator_figures, scale_figures)
-    drawn += (quality_figures, noise, equal_time, curve_figures, sensitivity)
+    drawn += (quality_figures, noise_tables, studies, equal_time, curve_figures, recovery, sensitivity)
     figures = [make(data) for module in drawn for make in module.FIGURES]
     judged = claims.judge(data)
     provenance = run_tables.provenance(data, run.get("name"))

@@ -94,17 +94,6 @@ def over_seeds(frame: pd.DataFrame, form, reason: str, note: str = "", **what) -
     return Cell(form(mean) + interval(form(values.min()), form(values.max())), mean, (*rows, summary), note=note)
 
 
-def across_seeds(rows: list[dict], form, reason: str) -> Cell:
-    """The paired differences of the seeds in one cell: their mean, and the interval that covers all of theirs."""
-    if not rows:
-        return missing(reason)
-    frame = pd.DataFrame(rows)
-    mean, low, high = frame["value"].mean(), frame["low"].min(), frame["high"].max()
-    if pd.isna(low):
-        return Cell(form(mean), mean, tuple(rows))
-    return Cell(f"{form(mean)} [{form(low)}, {form(high)}]", mean, tuple(rows))
-
-
 def write(table: Table, folder: Path, ui: str) -> list[Path]:
     """Write NAME.csv (tidy and complete; of a table of words, what it shows) and NAME.html (for the page; run ids link
     to the MLflow UI at ``ui``)."""

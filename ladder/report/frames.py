@@ -1,6 +1,6 @@
 """All numbers in two tidy frames: ours, from the records, and the paper's, from its CSVs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,17 +19,23 @@ NUMBERS = ["converted", "seed", "tp", "batch", "prompt", "new_tokens", "rho", "t
 NUMBERS += ["value", "low", "high", "stderr", "n"]
 # Published copies of a number that are shown as a footnote only: where two versions exist, the complete one is shown.
 SECOND_VERSIONS = ("B:",)
+TRAINED = ("pretrain", "convert", "adapt", "evaluate")  # stages whose kept records are studies
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
     """ours, published: tidy frames (published has also table, version, p2p, source); records: as read, with "path" and
-    "kept": whether the repository keeps it, instead of this run having made it."""
+    "kept": whether the repository keeps it, instead of this run having made it.
+
+    studies: trainings that the repository keeps, by name; each is frames of its own, since its models may have the
+    names and the seeds of this run's.
+    """
 
     ours: pd.DataFrame
     published: pd.DataFrame
     claims: pd.DataFrame  # published/headline_claims.csv
     records: list[dict]
+    studies: dict[str, "Frames"] = field(default_factory=dict)
 
     def own(self, **where) -> pd.DataFrame:
         """Our rows where each column has the value, or one of a list of values."""
@@ -107,10 +113,22 @@ def read(places: list[Path], published: Path, measured: Path | None = None) -> F
 
     Raises UserError for a place that does not exist and for a file that is not what it should be.
     """
+    numbers, claims = read_published(published)
     found = [record | {"kept": False} for record in read_records(places)]
-    if measured is not None:
-        kept = read_records([measured])
-        found += [record | {"kept": True, "path": f"{measured.name}/{record['path']}"} for record in kept]
+    kept: dict[str, list[dict]] = {}
+    for record in read_records([measured]) if measured else []:
+        # Its MLflow run is where it was made.
+        record["provenance"]["mlflow_run_id"] = None
+        trained = record["rows"] and record["rows"][0]["stage"] in TRAINED
+        study = "/".join(Path(record["path"]).parts[:-1][:2]) if trained else ""
+        kept.setdefault(study, []).append(record | {"kept": True, "path": f"{measured.name}/{record['path']}"})
+    found += kept.pop("", [])
+    studies = {name: Frames(tidy(of_study), numbers, claims, of_study) for name, of_study in kept.items()}
+    return Frames(tidy(found), numbers, claims, found, studies)
+
+
+def tidy(found: list[dict]) -> pd.DataFrame:
+    """The rows of the records, each with its provenance."""
     rows = [
         row | {key: record["provenance"].get(key) for key in PROVENANCE} | {"record": record["path"]}
         for record in found
@@ -119,5 +137,4 @@ def read(places: list[Path], published: Path, measured: Path | None = None) -> F
     ours = pd.DataFrame(rows, columns=COLUMNS)
     for column in NUMBERS:
         ours[column] = pd.to_numeric(ours[column])
-    numbers, claims = read_published(published)
-    return Frames(ours, numbers, claims, found)
+    return ours

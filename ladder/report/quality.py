@@ -58,6 +58,11 @@ def share_words(fraction: float | None, wiring: str, tp: int | None = None) -> s
     return f"{look(name, tp).label} in {100 * fraction:.0f} % of layers ({chosen})"
 
 
+def short_name(study: str) -> str:
+    """Of a kept training HARDWARE/STUDY."""
+    return study.rpartition("/")[2]
+
+
 def degree(frames: Frames, wiring: str, **where) -> int | None:
     """The number of ranks T that our checkpoints of a wiring are for, None where the wiring does not depend on it."""
     rows = frames.own(wiring=wiring, **where)

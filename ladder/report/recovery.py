@@ -1,8 +1,13 @@
 """What each method of adaptation brings back of what conversion cost: at equal tokens, paired by seed and document."""
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
 import pandas as pd
 
-from ladder.report.cells import Column, Table, across_seeds, missing, over_seeds, words
+from ladder.report.cells import Cell, Column, Table, missing, over_seeds, value, words
+from ladder.report.drawing import empty_panel, tidy
 from ladder.report.frames import Frames
 from ladder.report.quality import (
     ADAPTED,
@@ -12,29 +17,58 @@ from ladder.report.quality import (
     base_model,
     curves,
     paired,
+    pooled,
     rewired_share,
     rows_of,
     share_words,
+    short_name,
 )
-from ladder.report.style import listing, loss_text, number, order, share_text, signed_loss
+from ladder.report.style import INK, listing, look, loss_text, number, order, share_text, signed_loss
+from ladder.report.svg import Figure, Panel
 
 KL = ("validation_kl", None)
 PLAIN, TAUGHT = "adapted", "distilled"
+OWN, TITLE = "this run", "What distillation recovers"
+PUBLISHED = (
+    "Published (FarSkip-Collective), distillation recovers most of what full conversion costs, finetuning less. "
+)
 WORDS = {PLAIN: "finetuned", TAUGHT: "distilled", "progressive": "rewired layer by layer"}
 
 
+class Gap(NamedTuple):
+    """A paired difference of perplexity: one row a seed, and one over seeds and documents; empty if not evaluated."""
+
+    seeds: list[dict]
+    together: dict | None
+
+    @property
+    def surely(self) -> int:
+        """-1 or 1: the sign, where the interval over all seeds leaves out 0; -2 or 2: every seed's own does too."""
+        for sign in (-1, 1):
+            rows = [row for row in (self.together, *self.seeds) if row]
+            beyond = [row["low"] is not None and min(sign * row["low"], sign * row["high"]) > 0 for row in rows]
+            if beyond and beyond[0]:
+                return sign * (2 if all(beyond) else 1)
+        return 0
+
+
+def gap(frames: Frames, one: dict, other: dict) -> Gap:
+    return Gap(paired(frames, PERPLEXITY, one, other), pooled(frames, PERPLEXITY, one, other))
+
+
 class Adapted:
-    """One conversion and what was made of it by one method; all rows are one a seed."""
+    """One conversion and what was made of it by one method: what converting lost, what adapting regained, what is left
+    to the original, and how it lies from finetuning."""
 
     def __init__(self, frames: Frames, model: str, wiring: str, variant: str):
-        self.wiring, self.variant = wiring, variant
+        self.model, self.wiring, self.variant = model, wiring, variant
         this = {"model": model, "wiring": wiring}
         original = {"model": model, "wiring": "standard", "variant": "pretrained"}
-        converted, adapted = this | {"variant": "converted"}, this | {"variant": variant}
-        self.drop = paired(frames, PERPLEXITY, converted, original)
-        self.gain = paired(frames, PERPLEXITY, converted, adapted)
-        plain = this | {"variant": PLAIN}
-        self.difference = [] if variant == PLAIN else paired(frames, PERPLEXITY, adapted, plain)
+        converted, adapted, plain = (this | {"variant": v} for v in ("converted", variant, PLAIN))
+        self.drop = gap(frames, converted, original)
+        self.gain = gap(frames, converted, adapted)
+        self.left = gap(frames, adapted, original)
+        self.difference = Gap([], None) if variant == PLAIN else gap(frames, adapted, plain)
         self.chat = rows_of(frames, LOSS, stage="adapt", **adapted)
         self.kl = rows_of(frames, KL, stage="adapt", **adapted)
         points = curves(frames, "adapt")
@@ -44,91 +78,137 @@ class Adapted:
     @property
     def shares(self) -> pd.DataFrame:
         """What part of the drop came back, by seed; of seeds that have a drop."""
-        drops = {row["seed"]: row["value"] for row in self.drop}
+        drops = {row["seed"]: row["value"] for row in self.drop.seeds}
         what = {"metric": "recovered_share", "unit": "fraction", "low": None, "high": None, "stderr": None}
         what["note"] = "derived: byte perplexity gained by adapting / lost by converting"
         return pd.DataFrame(
             row | what | {"value": row["value"] / drops[row["seed"]]}
-            for row in self.gain
+            for row in self.gain.seeds
             if drops.get(row["seed"], 0) > 0
         )
 
 
-def adapted(frames: Frames) -> list[Adapted]:
+@lru_cache(maxsize=8)
+def adapted(frames: Frames) -> tuple[Adapted, ...]:
     """Every method of every conversion that was adapted in more ways than one."""
     model = base_model(frames)
     rows = frames.own(stage="evaluate", model=model, variant=ADAPTED) if model else frames.ours[:0]
     found = rows.groupby("wiring")["variant"].unique()
     several = [w for w in found.index if len(found[w]) > 1]
     ordered = sorted(several, key=lambda w: (rewired_share(w, model) or 0, order(w)))
-    return [Adapted(frames, model, w, v) for w in ordered for v in ADAPTED if v in found[w]]
+    return tuple(Adapted(frames, model, w, v) for w in ordered for v in ADAPTED if v in found[w])
 
 
-def better(rows: list[dict]) -> str:
-    """Of the paired differences distilled - finetuned, one a seed: which recovers more, where all intervals agree."""
-    if rows and all(row["high"] is not None and row["high"] < 0 for row in rows):
-        return TAUGHT
-    if rows and all(row["low"] is not None and row["low"] > 0 for row in rows):
-        return PLAIN
-    return ""
+def runs(frames: Frames) -> dict[str, tuple[Adapted, ...]]:
+    """This run's and those that are kept, by what they are called; those without a second method left out."""
+    named = {OWN: frames} | {f"{short_name(name)}, kept": study for name, study in frames.studies.items()}
+    return {name: made for name, part in named.items() if (made := adapted(part))}
 
 
 def recovery(frames: Frames) -> Table:
-    title = "What distillation recovers"
-    columns = [Column("Rewired", words=True), Column("Method", words=True), Column("thousand tokens")]
-    columns += [Column("perplexity lost by converting"), Column("regained by adapting"), Column("of the loss, %")]
-    columns += [Column("perplexity − finetuned"), Column("chat loss, nats"), Column("KL to the original, nats")]
-    rows, made = [], adapted(frames)
-    for one in made:
-        model = base_model(frames)
-        cells = [words(share_words(rewired_share(one.wiring, model), one.wiring), order(one.wiring)[-2])]
-        cells.append(words(WORDS[one.variant]))
-        cells.append(
-            words(number(one.tokens / 1e3, 0), one.tokens) if one.tokens else missing("no curve in its record")
-        )
-        cells.append(across_seeds(one.drop, signed_loss, NOT_EVALUATED))
-        cells.append(across_seeds(one.gain, signed_loss, NOT_EVALUATED))
-        cells.append(over_seeds(one.shares, share_text, "conversion cost nothing, or was not evaluated"))
-        reason = "it is finetuned itself" if one.variant == PLAIN else NOT_EVALUATED
-        cells.append(across_seeds(one.difference, signed_loss, reason))
-        cells.append(over_seeds(one.chat, loss_text, "not recorded"))
-        cells.append(over_seeds(one.kl, loss_text, "it is not compared with the original while it trains"))
-        rows.append(cells)
-    if not made:
-        reason = "this run adapted its conversions by finetuning only"
-        rows.append([words("any"), words("any"), *(missing(reason) for _ in columns[2:])])
+    columns = [Column("Run", words=True), Column("Rewired", words=True), Column("Method", words=True)]
+    columns += [Column("thousand tokens"), Column("perplexity lost by converting"), Column("regained by adapting")]
+    columns += [Column("of the loss, %"), Column("perplexity − finetuned")]
+    columns += [Column("chat loss, nats"), Column("KL to the original, nats")]
+    made = runs(frames)
+    rows = [[words(name), *cells(one)] for name, every in made.items() for one in every]
+    if not rows:
+        reason = "adapted its conversions by finetuning only"
+        rows.append([words(OWN), *(missing(reason) for _ in columns[1:])])
     notes = [
         "Byte perplexity of held-out documents, paired with the other checkpoint of the same seed; in brackets the "
-        "interval that covers the 95 % intervals of all seeds; of shares and losses, the lowest and highest seed."
+        "95 % interval over documents and seeds; of shares and losses, the lowest and highest seed."
     ]
-    return Table("recovery", title, caption(made, base_model(frames)), columns, rows, notes)
+    return Table("recovery", TITLE, caption(made), columns, rows, notes)
 
 
-def caption(made: list[Adapted], model: str | None) -> str:
-    published = (
-        "Published (FarSkip-Collective), distillation recovers most of what full conversion costs, finetuning less. "
-    )
-    if not made:
-        return published + "This run did not distil."
+def caption(made: dict[str, tuple[Adapted, ...]]) -> str:
+    told = [f"{name.capitalize()}: {finding(every)}." for name, every in made.items()]
+    return PUBLISHED + (" ".join(told) or "This run did not distil.")
+
+
+def cells(one: Adapted) -> list[Cell]:
+    rewired = share_words(rewired_share(one.wiring, one.model), one.wiring)
+    tokens = words(number(one.tokens / 1e3, 0), one.tokens) if one.tokens else missing("no curve in its record")
+    of_itself = "it is finetuned itself" if one.variant == PLAIN else NOT_EVALUATED
+    return [
+        words(rewired, order(one.wiring)[-2]),
+        words(WORDS[one.variant]),
+        tokens,
+        value(one.drop.together, signed_loss, NOT_EVALUATED),
+        value(one.gain.together, signed_loss, NOT_EVALUATED),
+        over_seeds(one.shares, share_text, "conversion cost nothing, or was not evaluated"),
+        value(one.difference.together, signed_loss, of_itself),
+        over_seeds(one.chat, loss_text, "not recorded"),
+        over_seeds(one.kl, loss_text, "it is not compared with the original while it trains"),
+    ]
+
+
+def finding(made: Sequence[Adapted]) -> str:
     told = []
     for wiring in dict.fromkeys(one.wiring for one in made):
         methods = {one.variant: one for one in made if one.wiring == wiring}
         shares = {name: one.shares for name, one in methods.items()}
         parts = [f"{WORDS[n]} {100 * s['value'].mean():.0f} %" for n, s in shares.items() if len(s)]
-        told.append(
-            f"{share_words(rewired_share(wiring, model), wiring)}: of what conversion loses comes back {listing(parts)}"
-        )
+        rewired = share_words(rewired_share(wiring, made[0].model), wiring)
+        told.append(f"{rewired}, of what conversion loses comes back {listing(parts) or 'nothing, as nothing is lost'}")
         if {PLAIN, TAUGHT} <= set(methods):
-            told[-1] += f"; {decided(methods[PLAIN], methods[TAUGHT])}"
-    return published + "Here, " + ". ".join(told) + "."
+            told[-1] += f", and {decided(methods[PLAIN], methods[TAUGHT])}"
+    return "; ".join(told)
 
 
 def decided(plain: Adapted, taught: Adapted) -> str:
     if plain.tokens != taught.tokens:
         return "they did not train on equal tokens, so they are not compared"
-    what = {TAUGHT: "distillation recovers more", PLAIN: "finetuning recovers more"}
-    found = better(taught.difference)
-    return f"{what[found]}, in every seed" if found else "which of the two recovers more cannot be told"
+    sure = taught.difference.surely
+    if not sure:
+        return "which of the two recovers more cannot be told"
+    who = "distillation" if sure < 0 else "finetuning"
+    return f"{who} recovers more, {'in every seed' if abs(sure) == 2 else 'over all seeds if not in each for itself'}"
+
+
+def recovery_figure(frames: Frames) -> Figure:
+    """Where each conversion lies from its original, as it is and by method."""
+    made = runs(frames)
+    drawn = []
+    for name, every in made.items():
+        for wiring in dict.fromkeys(one.wiring for one in every):
+            group = [one for one in every if one.wiring == wiring and one.left.together]
+            if not group or not group[0].drop.together:
+                continue
+            lines = [("converted as is", group[0].drop)] + [(WORDS[one.variant], one.left) for one in group]
+            title = f"{name}: {share_words(rewired_share(wiring, group[0].model), wiring)}"
+            told = listing(f"{what} {signed_loss(gap.together['value'])}" for what, gap in lines)
+            alt = f"{title}, byte perplexity less the original's: {told}."
+
+            def draw(axes, lines=lines, title=title, wiring=wiring):
+                axes.set_title(title)
+                draw_gaps(axes, lines, look(wiring).colour)
+
+            drawn.append(Panel(f"recovery-{len(drawn)}", alt, draw, (3.7, 1.0 + 0.26 * len(lines))))
+    if not drawn:
+        text = caption(made)
+        return Figure("recovery", TITLE, text, [empty_panel("recovery", text)])
+    behind = [row for every in made.values() for one in every for gap in (one.drop, one.left) for row in told_of(gap)]
+    text = "Bars: 95 % interval over documents and seeds; small dots: each seed. " + caption(made)
+    return Figure("recovery", TITLE, text, drawn, tidy(behind).drop_duplicates())
+
+
+def told_of(gap: Gap) -> list[dict]:
+    return [*gap.seeds, *([gap.together] if gap.together else [])]
+
+
+def draw_gaps(axes, lines: list[tuple[str, Gap]], colour: str) -> None:
+    axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
+    for i, (_, gap) in enumerate(lines):
+        row = gap.together
+        axes.plot([row["low"], row["high"]], [i, i], "-", color=colour, linewidth=1.2)
+        axes.plot([one["value"] for one in gap.seeds], [i + 0.22] * len(gap.seeds), ".", color=colour, markersize=4)
+        axes.plot(row["value"], i, "o" if i else "D", color=colour)
+    axes.set_yticks(range(len(lines)), [what for what, _ in lines])
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_xlabel("byte perplexity − the original's")
 
 
 TABLES = [recovery]
+FIGURES = [recovery_figure]

@@ -9,7 +9,7 @@ from ladder.report.frames import Frames
 from ladder.report.points import deeper, points
 from ladder.report.quality import LOSS, PERPLEXITY, base_model, layers, rewired_share, rows_of
 from ladder.report.quality_tables import larger_pair
-from ladder.report.recovery import PLAIN, TAUGHT, WORDS, adapted, better
+from ladder.report.recovery import PLAIN, TAUGHT, WORDS, adapted
 from ladder.report.style import look, percent
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested at this scale"
@@ -167,18 +167,19 @@ def full_conversion(frames: Frames) -> Verdict:
 
 def distillation_recovers_more(frames: Frames) -> Verdict:
     made = {one.variant: one for one in adapted(frames) if one.wiring == "ladder"}
-    if not {PLAIN, TAUGHT} <= set(made) or not made[TAUGHT].difference:
+    if not {PLAIN, TAUGHT} <= set(made) or not made[TAUGHT].difference.seeds:
         return untested("This run did not adapt a full conversion both by finetuning and by distillation.")
     plain, taught = made[PLAIN], made[TAUGHT]
     means = {name: 100 * one.shares["value"].mean() for name, one in made.items() if len(one.shares)}
     shares = "; ".join(f"{WORDS[name]} {share:.0f} % of what conversion lost" for name, share in means.items())
-    low, high = (pick(row[end] for row in taught.difference) for pick, end in ((min, "low"), (max, "high")))
+    apart = taught.difference
+    low, high = (pick(row[end] for row in apart.seeds) for pick, end in ((min, "low"), (max, "high")))
     numbers = f"{shares or 'Nothing was lost'}; byte perplexity, distilled less finetuned: {low:+.3f} to {high:+.3f}."
-    if not all(row["value"] > 0 for row in taught.drop):
+    if not all(row["value"] > 0 for row in taught.drop.seeds):
         return untested(numbers + " No drop in every seed, so nothing to recover from.")
     if plain.tokens != taught.tokens:
         return untested(numbers + " The two were trained on different numbers of tokens.")
-    return verdict(better(taught.difference) == TAUGHT, numbers)
+    return verdict(apart.surely == -2, numbers)
 
 
 def training_faster(frames: Frames) -> Verdict:

@@ -66,6 +66,8 @@ def runs(frames: Frames) -> Table:
     caption = f"{len(own)} jobs, {total:,.0f} s of work in all, on {machines}."
     if len(own) < len(rows):
         caption += f" {len(rows) - len(own)} more records were made elsewhere and are kept in the repository."
+    if frames.studies:
+        caption += f" Kept trainings, not listed here: {listing(frames.studies)}."
     notes = ["A + after the commit: tracked files differed from it."]
     return Table("runs", "The jobs behind this build", caption, columns, rows, notes)
 
@@ -75,6 +77,7 @@ def provenance(frames: Frames, profile: str | None) -> dict:
 
     own = [record for record in frames.records if not record["kept"]]
     kept = [record for record in frames.records if record["kept"]]
+    kept += [record for study in frames.studies.values() for record in study.records]
 
     def all_of(key: str, records: list[dict] = own) -> list:
         found = {record["provenance"].get(key) for record in records}

@@ -21,7 +21,7 @@ from ladder.report import (
     curve_figures,
     equal_time,
     frames,
-    noise,
+    noise_tables,
     quality_figures,
     quality_tables,
     recovery,
@@ -30,13 +30,24 @@ from ladder.report import (
     shape_tables,
     speed_figures,
     speed_tables,
+    studies,
     wiring_tables,
 )
 from ladder.report.build import add_arguments, main
 
 WITH_TABLES = (speed_tables, shape_tables, benchmark_tables, quality_tables, adaptation_tables, sensitivity)
-WITH_TABLES += (wiring_tables, run_tables, recovery, noise, equal_time)
-WITH_FIGURES = (speed_figures, batch_figures, quality_figures, noise, equal_time, curve_figures, sensitivity)
+WITH_TABLES += (wiring_tables, run_tables, recovery, noise_tables, studies, equal_time)
+WITH_FIGURES = (
+    speed_figures,
+    batch_figures,
+    quality_figures,
+    noise_tables,
+    studies,
+    equal_time,
+    curve_figures,
+    recovery,
+    sensitivity,
+)
 TABLES = [t for m in WITH_TABLES for t in m.TABLES]
 FIGURES = [f for m in WITH_FIGURES for f in m.FIGURES]
 ORIGINS = {"published", "measured", "emulated", "simulated"}

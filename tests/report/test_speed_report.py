@@ -193,6 +193,7 @@ def test_links_have_their_sources(tmp_path, read):
 def test_kept_records_are_no_part_of_the_run(reports, full):
     out, summary = reports
     kept = [r for r in full.records if r["kept"]]
+    kept += [r for study in full.studies.values() for r in study.records]
     assert {r["path"].split("/")[0] for r in kept} == {"measured"}
     assert summary["kept"] == {
         "records": len(kept),

@@ -7,9 +7,10 @@ import pytest
 import toy_records
 
 from ladder.evaluate.compare import compare
-from ladder.report import frames, noise, shape_tables
+from ladder.report import frames, noise_tables, shape_tables
 from ladder.report.equal_time import pairs, runs, training_time, training_time_figure
-from ladder.report.noise import OVER, UNCLEAR, UNKNOWN, WITHIN, Floor, differences, noise_floor, verdict
+from ladder.report.noise import OVER, UNCLEAR, UNKNOWN, WITHIN, Floor, differences, verdict
+from ladder.report.noise_tables import noise_floor
 from ladder.report.quality import LOSS, PERPLEXITY, degree, paired, pooled
 from ladder.report.quality_tables import larger_pair
 
@@ -218,7 +219,7 @@ def test_the_larger_ladder_is_known_by_its_shape(tmp_path, read):
 
 
 def test_each_difference_drawn_is_in_the_download(full):
-    figure = noise.floor_figure(full)
+    figure = noise_tables.floor_figure(full)
     drawn = [d for d in differences(full) if d.variant != "converted"]
     verdicts = figure.data["note"].str.rpartition("; ")[2]
     assert verdicts.isin([OVER, UNCLEAR, WITHIN]).sum() == len(drawn)

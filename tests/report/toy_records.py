@@ -241,7 +241,20 @@ def kept(folder: Path, parallel: float = 1.0) -> Path:
     rows.append(library | around("seconds", 0.007, "s"))
     write(folder / "nvidia-h200", what["run"], rows, provenance=GPU)
     network(folder)
+    study(folder / "nvidia-h200" / "longer")
     return folder
+
+
+def study(folder: Path) -> None:
+    """A training that is kept: the same model and seeds as :func:`quality`, other numbers."""
+    for seed in (0, 1):
+        for wiring, loss in (("standard", 2.5), ("parallel", 2.6), ("ladder", 2.51)):
+            training(folder, "pretrain", "tiny", wiring, seed, loss + 0.02 * seed, steps=1200)
+            evaluation(folder, "tiny", wiring, "pretrained", seed, math.exp(loss / 3), 0.5)
+        for variant, factor in (("converted", 1.2), ("adapted", 1.1), ("distilled", 1.05)):
+            evaluation(folder, "tiny", "ladder", variant, seed, math.exp(2.5 / 3) * factor, 0.45)
+            if variant != "converted":
+                training(folder, "adapt", "tiny", "ladder", seed, 2.7, variant=variant)
 
 
 def network(folder: Path, off: float = 1.04) -> None:

@@ -44,4 +44,4 @@ rule adapt:
         work=f"{R}/work/adapt-{{name}}",
     shell:
         "{params.launch} adapt {input.checkpoint} --chat {params.chat} {params.flags} --work {params.work} "
-        "--out {output.model} --run {params.run} --record {output.record} 2> {log}"
+        "--out {output.model} --run {params.run} --record {output.record} 2>> {log}"

@@ -24,4 +24,4 @@ rule bench:
         out=subpath(output.digests, strip_suffix=".sha256"),
     shell:
         "OMP_NUM_THREADS=1 {params.launch} bench {params.flags} --replace --out {params.out} --run {params.run} "
-        "2> {log} && sha256sum {params.records} > {output.digests}"
+        "2>> {log} && sha256sum {params.records} > {output.digests}"

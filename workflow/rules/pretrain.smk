@@ -1,4 +1,4 @@
-# One model from scratch per size, wiring and seed.
+# One model from scratch per size, wiring and seed. A job that resumes or is retried appends to its log.
 
 
 rule pretrain:
@@ -27,4 +27,4 @@ rule pretrain:
     shell:
         "{params.launch} pretrain {params.model} {params.flags} "
         "--tokens {params.tokens} --tokenizer {params.tokenizer} --work {params.work} "
-        "--out {output.model} --run {params.run} --record {output.record} 2> {log}"
+        "--out {output.model} --run {params.run} --record {output.record} 2>> {log}"
