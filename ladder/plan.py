@@ -1,4 +1,4 @@
-"""From a configuration to named jobs: what each stage runs, on what, and roughly at what cost."""
+"""From a configuration to named jobs: what each stage runs, and on what."""
 
 import shlex
 from dataclasses import dataclass, field
@@ -7,17 +7,14 @@ from ladder.bench import grid
 from ladder.data.documents import SPLITS
 from ladder.errors import UserError
 from ladder.files import digest
-from ladder.model.sizes import row, size
+from ladder.model.sizes import row
 from ladder.wiring import tied
 
-PEAK, MFU = 989e12, 0.4  # bf16 FLOP/s of an H100, and the share of it assumed for estimates
 TRAINING_KEYS = (
     *("steps", "batch", "micro_batch", "lr", "warmup", "min_lr", "weight_decay", "betas", "eps", "clip", "precision"),
     *("shard", "tp_ranks", "activation_checkpointing", "compile"),
     *("evaluate_every", "validation_windows", "checkpoint_every"),
 )
-
-
 METHOD_KEYS = ("method", "temperature", "sft_weight", "hidden_weight", "group", "patience")
 
 
@@ -238,62 +235,6 @@ class Plan:
         nodes = self._nodes(gpus)
         over = {"mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
         return {"gpu": gpus if self.config["device"] == "cuda" else 0, "nodes": nodes} | over
-
-    # Estimates, for people who must ask for hours and disk.
-
-    def gpu_hours(self) -> dict[str, float]:
-        """Estimated H100 hours by stage: 6 x parameters x tokens at 40 % of peak for training."""
-
-        def train(run: dict) -> float:
-            shape = size(run["size"])
-            per_token = 6 * shape.parameters + 6 * shape.layers * shape.hidden * run["sequence"]  # causal attention
-            passes = 4 / 3 if run.get("teacher") else 1  # forward is a third of forward and backward
-            return passes * run["steps"] * run["batch"] * run["sequence"] * per_token / (PEAK * MFU) / 3600
-
-        checkpoints = sum(len(group["checkpoints"]) for group in self.evaluate.values())
-        points = sum(job["gpus"] * len(job["records"]) for job in self.bench.values())
-        return {
-            "pretrain": sum(map(train, self.pretrain.values())),
-            "adapt": sum(map(train, self.adapt.values())),
-            "evaluate": checkpoints * self.config["evaluate"].get("gpu_hours", 0.1),
-            "bench": points * self.config["bench"].get("gpu_hours", 0.2),
-        }
-
-    def disk(self) -> dict[str, float]:
-        """Estimated bytes by stage at the peak: final models, and one running job's checkpoints (fp32 weights and two
-        moments; two are kept, and the best, while one is being written)."""
-
-        def final(names) -> float:
-            return sum(4.0 * size(name).parameters for name in names)
-
-        running = [12.0 * size(run["size"]).parameters * 4 for run in (*self.pretrain.values(), *self.adapt.values())]
-        sources = listed(self.config["corpus"])
-        tokens = max(
-            (run["steps"] * run["batch"] * run["sequence"] for run in self.pretrain.values()),
-            default=0,
-        )
-        return {
-            "tokens": 2.0 * tokens + 4.5 * tokens * any(source["kind"] == "huggingface" for source in sources),
-            "pretrain": final(run["size"] for run in self.pretrain.values()),
-            "convert": final(job["size"] for job in self.convert.values()),
-            "adapt": final(run["size"] for run in self.adapt.values()),
-            "checkpoints": max(running, default=0.0),
-        }
-
-    def summary(self) -> str:
-        """One line of jobs, GPU hours and disk, each by stage."""
-        stages = {"pretrain": self.pretrain, "convert": self.convert, "adapt": self.adapt}
-        jobs = ", ".join(f"{len(jobs)} {stage}" for stage, jobs in (stages | {"bench": self.bench}).items())
-        checkpoints = sum(len(group["checkpoints"]) for group in self.evaluate.values())
-        parts = f"{len(self.parts)} parts of the corpus, " if self.parts else ""
-        line = f"profile {self.config['name']}: {parts}{jobs}, {checkpoints} checkpoints to evaluate"
-        if self.config["device"] == "cuda":
-            hours = self.gpu_hours()
-            parts = ", ".join(f"{stage} {value:,.0f}" for stage, value in hours.items())
-            line += f"; about {sum(hours.values()):,.0f} H100 hours ({parts})"
-        disk = self.disk()
-        parts = ", ".join(f"{stage} {value / 1e9:,.1f}" for stage, value in disk.items())
-        return line + f"; about {sum(disk.values()) / 1e9:,.1f} GB of disk ({parts})"
 
 
 def bench_name(shapes: dict, kind: str, entry: dict) -> str:

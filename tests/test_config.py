@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from ladder import config as configuration
+from ladder.budget import disk, gpu_hours, summary
 from ladder.cli import COMMANDS, main
 from ladder.config import check, check_machine, read
 from ladder.errors import UserError
@@ -39,9 +40,9 @@ def changed(path, value):
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.name)
 def test_every_profile_is_valid_and_has_a_plan(path):
     plan = Plan(read(path))
-    assert all(hours >= 0 for hours in plan.gpu_hours().values())
-    assert sum(plan.disk().values()) > 0
-    assert plan.config["name"] in plan.summary()
+    assert all(hours >= 0 for hours in gpu_hours(plan).values())
+    assert sum(disk(plan).values()) > 0
+    assert plan.config["name"] in summary(plan)
     assert len(plan.records()) == len(set(plan.records()))
 
 
@@ -263,7 +264,7 @@ def test_the_command_line(capsys):
 
 def test_light_commands_load_no_torch():
     """Starting costs: torch and transformers take seconds, most commands need neither."""
-    code = "import sys; sys.argv = ['ladder']; import ladder.cli, ladder.plan; print('torch' in sys.modules)"
+    code = "import sys; sys.argv = ['ladder']; import ladder.cli, ladder.budget; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 

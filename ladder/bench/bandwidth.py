@@ -12,8 +12,9 @@ from math import prod
 
 import torch
 
-from ladder.bench.memory import available, kv_bytes, shard_shapes
+from ladder.bench.memory import kv_bytes, shard_shapes
 from ladder.bench.statistics import estimate
+from ladder.memory import available
 from ladder.model.modeling import LadderConfig
 
 BUFFER = 2**30  # bytes; no cache holds it

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ladder.bench.watchdog import FAILED, Watchdog
 from ladder.errors import UserError
 from ladder.parallel.communicators import precise_sleep
+from ladder.parallel.watchdog import FAILED, Watchdog
 
 JOIN = 300.0  # seconds within which all ranks must be there
 COLLECTIVE = timedelta(minutes=1)  # within which all ranks must come to a collective
@@ -41,14 +41,16 @@ class Place:
     alone: bool = False  # started by run_ranks, which speaks for its ranks
 
 
-def run_ranks(work, arguments: tuple, size: int, device: str, backend: str | None = None, prepare=None):
+def run_ranks(
+    work, arguments: tuple, size: int, device: str, backend: str | None = None, prepare=None, at_end=lambda: None
+):
     """``work(rank, local_rank, *arguments)`` on ``size`` ranks in one process group; rank 0's result, None elsewhere.
 
     Under torchrun or srun this process is one rank, and all ranks must make the same calls; otherwise ranks are started
     here, and ``work`` and its result must be picklable. A rank waits for the others up to a minute in a collective, and
     as long as it takes in :func:`meet`. backend: torch's, by default gloo on the CPU and nccl on CUDA.
-    ``prepare(rank)`` is called on a rank before the process group connects. Raises UserError naming the rank that
-    failed or died.
+    ``prepare(rank)`` is called on a rank before the process group connects; ``at_end()`` in this process if another
+    rank's failure ends it. Raises UserError naming the rank that failed or died.
     """
     place = this_place()
     if place and place.size != size:
@@ -60,7 +62,7 @@ def run_ranks(work, arguments: tuple, size: int, device: str, backend: str | Non
     backend = backend or ("nccl" if device == "cuda" else "gloo")
     if place:
         place = replace(place, prefix=f"{place.prefix}/{next(_runs)}")
-        return _run(place, work, arguments, device, backend, prepare)
+        return _run(place, work, arguments, device, backend, prepare, at_end)
     return _start(work, arguments, size, device, backend, prepare)
 
 
@@ -109,7 +111,7 @@ def _first_host(nodes: str) -> str:
         raise UserError(f"scontrol cannot name the hosts of SLURM_JOB_NODELIST={nodes}; set MASTER_ADDR") from None
 
 
-def _run(place: Place, work, arguments: tuple, device: str, backend: str, prepare=None, **limits):
+def _run(place: Place, work, arguments: tuple, device: str, backend: str, prepare=None, at_end=lambda: None, **limits):
     """Be one rank."""
     global _store
     torch.set_num_threads(1)
@@ -119,6 +121,7 @@ def _run(place: Place, work, arguments: tuple, device: str, backend: str, prepar
     keeper = names[0] if not place.served else f"the process that started the ranks ({place.host}:{place.port})"
     own = dist.PrefixStore(place.prefix, _connection(place.host, place.port, False))
     watch = Watchdog(own, place.rank, names, keeper, quiet=place.alone, **limits)
+    watch.at_end = at_end
     try:
         if prepare:
             prepare(place.rank)

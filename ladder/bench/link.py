@@ -24,6 +24,7 @@ import argparse
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def main(args: argparse.Namespace) -> None:
         run_ranks(*started)
         return
     with job(args, "bench", f"link-{name}") as this:
-        finish(this, args.out, name, backend, args.tp, summary(run_ranks(*started), sizes))
+        samples = run_ranks(*started, at_end=partial(this.tracking.finish, "FAILED"))
+        finish(this, args.out, name, backend, args.tp, summary(samples, sizes))
 
 
 def message_sizes(largest: int) -> list[int]:

@@ -28,19 +28,20 @@ TRACED = 9  # decode steps, of which the median is the timeline
 
 
 def measure(
-    point: Point, prefills: int, device: str, backend: str | None = None, trace: bool = False
+    point: Point, prefills: int, device: str, backend: str | None = None, trace: bool = False, at_end=lambda: None
 ) -> tuple[list[dict], dict] | None:
     """(tidy rows, extra) of ``point`` over real ranks; None on ranks other than 0.
 
     backend: one of ``BACKENDS``, by default gloo on the CPU and nccl on CUDA. trace: ``extra["timelines"]`` holds the
-    spans of a decode step of each wiring on every rank.
+    spans of a decode step of each wiring on every rank. at_end: as of :func:`run_ranks`.
     """
     backend = backend or ("nccl" if device == "cuda" else "gloo")
     if backend not in BACKENDS:
         raise known("backend", backend, BACKENDS)
     if device == "cpu" and backend != "gloo":
         raise UserError(f"backend {backend} needs GPUs (--device cuda); on the CPU use gloo")
-    return run_ranks(rank_main, (point, prefills, backend, trace), point.tp, device, BACKENDS[backend][0])
+    arguments = (point, prefills, backend, trace)
+    return run_ranks(rank_main, arguments, point.tp, device, BACKENDS[backend][0], at_end=at_end)
 
 
 def rank_main(rank: int, local_rank: int, point: Point, prefills: int, backend: str, trace: bool):

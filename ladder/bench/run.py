@@ -40,6 +40,7 @@ hidden = (T_standard - T_wiring) / (T_standard - T_upper_bound).
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from ladder.job import add_arguments as add_job_arguments
@@ -212,11 +213,11 @@ def profile(rank, wire, path: Path) -> None:
             engine.step()
 
 
-def real_ranks(args: argparse.Namespace, shape):
+def real_ranks(args: argparse.Namespace, shape, at_end=lambda: None):
     from ladder.bench.asked import point
     from ladder.bench.ranks import measure
 
-    return measure(point(args, shape), args.prefills, args.device, args.backend, args.trace)
+    return measure(point(args, shape), args.prefills, args.device, args.backend, args.trace, at_end)
 
 
 def over_ranks(args: argparse.Namespace, todo: list) -> None:
@@ -224,7 +225,7 @@ def over_ranks(args: argparse.Namespace, todo: list) -> None:
     for shape, on, path in todo:
         with job(args, "bench", path.stem, model=shape.size, seed=args.seed) as this:
             this.record = path
-            rows, extra = real_ranks(args, shape)
+            rows, extra = real_ranks(args, shape, partial(this.tracking.finish, "FAILED"))
             finish(args, this, shape, on, rows, extra)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ladder.bench.memory import GIB, available
 from ladder.errors import UserError
+from ladder.memory import GIB, available
 from ladder.train.losses import LOGITS
 from ladder.train.options import Options
 from ladder.train.ranks import Ranks

@@ -15,8 +15,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ladder.bench.watchdog import Watchdog, describe
 from ladder.errors import UserError
+from ladder.parallel.watchdog import Watchdog, describe
 from ladder.train.options import Options, world_size
 
 JOIN = timedelta(minutes=5)  # within which all ranks must be there
@@ -33,6 +33,7 @@ class Ranks:
     device: torch.device
     sharded: bool = False  # fully_shard is applied
     tp: int = 1
+    watch: Watchdog | None = None  # where there are others
 
     @property
     def rank(self) -> int:
@@ -81,19 +82,19 @@ def start(options: Options) -> Iterator[Ranks]:
         yield Ranks(rank, size, device)
         return
     store = dist.HashStore() if size == 1 else next(dist.rendezvous("env://", rank, size, timeout=JOIN))[0]
-    with watched(store, rank, size) if size > 1 else contextlib.nullcontext():
+    with watched(store, rank, size) if size > 1 else contextlib.nullcontext() as watch:
         # Checkpoints are planned with objects, which travel over gloo.
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         group = dist.PrefixStore("group", store)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=WAIT)
         try:
-            yield Ranks(rank, size, device, sharded=True, tp=options.tp_ranks)
+            yield Ranks(rank, size, device, sharded=True, tp=options.tp_ranks, watch=watch)
         finally:
             dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def watched(store: dist.Store, rank: int, size: int, **limits) -> Iterator[None]:
+def watched(store: dist.Store, rank: int, size: int, **limits) -> Iterator[Watchdog]:
     """Inside, this process ends with a sentence when another rank is dead, stopped or has failed; and when it fails
     itself, the others are told. ``limits``: as :class:`Watchdog` has them."""
     store = dist.PrefixStore("watch", store)
@@ -104,7 +105,7 @@ def watched(store: dist.Store, rank: int, size: int, **limits) -> Iterator[None]
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     watch = Watchdog(store.clone(), rank, names, "the process that started the ranks" if served else names[0], **limits)
     try:
-        yield
+        yield watch
     except KeyboardInterrupt:
         raise
     except SystemExit:  # asked to terminate, as all ranks are

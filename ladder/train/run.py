@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import math
 import statistics
+from functools import partial
 
 import torch
 
@@ -56,6 +57,8 @@ def carry_out(
         state = checkpoints.latest()
         this = stack.enter_context(job(args, stage, name, state.mlflow_run_id, **what)) if ranks.first else None
         if this:
+            if ranks.watch:
+                ranks.watch.at_end = partial(this.tracking.finish, "FAILED")
             state.mlflow_run_id = this.tracking.run_id or state.mlflow_run_id
         model = distribute(model, ranks, options)
         tracking = this.tracking if this else None

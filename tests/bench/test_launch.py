@@ -10,8 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ladder import cli
+from ladder.bench import launch
 from ladder.bench.launch import hosts, meet, run_ranks, this_place, this_rank
 from ladder.errors import UserError
+from ladder.tracking import Run
 
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1234"}
 SLURM = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
@@ -92,6 +95,24 @@ def test_slurm_without_scontrol(monkeypatch, tmp_path):
 
 
 BENCH = "bench --size tiny --layers 1 --tp 2 --prompt 2 3 --new-tokens 2 --prefills 1 --wirings standard upper_bound"
+
+
+@pytest.mark.parametrize("line", [f"{BENCH} --out records", "bench link --tp 2 --out link.json"])
+def test_ended_by_the_watchdog_its_run_is_a_failed_one(line, tmp_path, monkeypatch):
+    statuses = []
+
+    def ended(*arguments):
+        arguments[-1]()
+        raise SystemExit
+
+    for key, value in (TORCHRUN | {"WORLD_SIZE": "2", "RANK": "0"}).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "_run", ended)
+    monkeypatch.setattr(Run, "finish", lambda _, status="FINISHED": statuses.append(status))
+    with pytest.raises(SystemExit):
+        cli.main(line.split())
+    assert statuses == ["FAILED"] * 2  # at the end, and as the job itself
 
 
 def ladder(env: dict, *words: str, cwd) -> subprocess.Popen:

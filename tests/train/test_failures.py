@@ -59,6 +59,7 @@ def killed_while_writing(these, folder) -> None:
 
 
 def stopped(these, folder) -> None:
+    these.watch.at_end = (folder / "ended").touch
     falls(these, folder, 1, send(signal.SIGSTOP))
 
 
@@ -99,6 +100,7 @@ def test_the_others_say_which_rank_fell(how, words, tmp_path):
     ended = together(2, tmp_path / "first", how, tmp_path)
     assert ended[0] == 1
     assert words in (tmp_path / "first/0.err").read_text().splitlines()[-1]
+    assert (tmp_path / "ended").exists() == (how is stopped)
 
 
 def test_what_is_written_is_the_state_of_its_step(tmp_path, monkeypatch):

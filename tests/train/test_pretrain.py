@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ladder import cli, files, records
 from ladder.model import load
+from ladder.tracking import Run
+from ladder.train import ranks, run
 from ladder.wiring import table
 
 SMALL = "--size tiny --sequence 16 --batch 2 --warmup 2 --validation-windows 4 --device cpu"
@@ -108,6 +112,21 @@ def test_kill_9_and_again(data, tmp_path):
     assert not (tmp_path / "killed/record.json").exists()
     assert cli.main(words(data, tmp_path / "killed", more)) == 0
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "whole")
+
+
+def test_ended_by_the_watchdog_its_run_is_a_failed_one(data, tmp_path, monkeypatch):
+    watch, statuses = SimpleNamespace(), []
+
+    def ended(*_):
+        watch.at_end()
+        raise SystemExit
+
+    monkeypatch.setattr(ranks, "start", lambda _: nullcontext(ranks.Ranks(0, 1, torch.device("cpu"), watch=watch)))
+    monkeypatch.setattr(run, "distribute", ended)
+    monkeypatch.setattr(Run, "finish", lambda _, status="FINISHED": statuses.append(status))
+    with pytest.raises(SystemExit):
+        cli.main(words(data, tmp_path, "--wiring ladder --steps 4"))
+    assert statuses == ["FAILED"] * 2  # at the end, and as the job itself
 
 
 def test_killed_before_the_record_was_written(data, trained, tmp_path, monkeypatch):

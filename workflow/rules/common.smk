@@ -1,6 +1,7 @@
 # Shared by all stages: the plan (every job by name) and checks before any work.
 from pathlib import Path
 
+from ladder.budget import disk, summary
 from ladder.config import check, check_machine
 from ladder.errors import UserError
 from ladder.init import write_run
@@ -39,7 +40,7 @@ except UserError as error:
 PLAN = Plan(config)
 R = PLAN.root
 RUN = f"{R}/run.json"  # ties jobs to the configuration; no input, or any change of it would rerun everything
-print(PLAN.summary(), file=sys.stderr)
+print(summary(PLAN), file=sys.stderr)
 
 
 wildcard_constraints:
@@ -75,7 +76,7 @@ def on_this_machine():
 onstart:
     try:
         if on_this_machine():
-            check_machine(config, sum(PLAN.disk().values()))
+            check_machine(config, sum(disk(PLAN).values()))
         write_run(config, RUN)
     except UserError as error:
         stop(error)

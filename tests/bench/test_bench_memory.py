@@ -9,9 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from ladder.bench import memory
-from ladder.bench.memory import GIB, available, check_fits, in_flight, need
+from ladder.bench.memory import check_fits, in_flight, need
 from ladder.bench.plain import Decoder, random_weight
 from ladder.errors import UserError
+from ladder.memory import GIB
 from ladder.model.modeling import LadderConfig, build
 from ladder.model.sizes import SIZES
 from ladder.parallel.communicators import Solo
@@ -113,50 +114,6 @@ def test_loading_needs_the_largest_weight_twice():
     assert found.total == found.weights + found.loading
     found = need(LadderConfig(**SHAPE), 2, 64, 8, 2)
     assert found.total == found.weights + found.kv + found.activations
-
-
-def system(folder, files, monkeypatch):
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    monkeypatch.setattr(memory, "SYSTEM", folder)
-
-
-MACHINE = {"proc/meminfo": "MemTotal:  9000 kB\nMemAvailable:  4000 kB\n"}
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, None),
-        (MACHINE, 4000 * 1024),
-        (
-            MACHINE
-            | {
-                "proc/self/cgroup": "0::/job/step\n",
-                "sys/fs/cgroup/job/memory.max": "3000000\n",
-                "sys/fs/cgroup/job/memory.current": "1000000\n",
-                "sys/fs/cgroup/job/memory.stat": "anon 900000\ninactive_file 100000\n",
-                "sys/fs/cgroup/job/step/memory.max": "max\n",
-                "sys/fs/cgroup/job/step/memory.current": "1000000\n",
-            },
-            2100000,
-        ),
-        (
-            MACHINE
-            | {
-                "proc/self/cgroup": "5:devices:/\n4:memory:/elsewhere\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": "2000000\n",
-                "sys/fs/cgroup/memory/memory.usage_in_bytes": "2500000\n",
-            },
-            0,
-        ),
-    ],
-    ids=["unknown", "machine", "group", "group of the older kind, seen from inside"],
-)
-def test_available(tmp_path, monkeypatch, files, expected):
-    system(tmp_path, files, monkeypatch)
-    assert available("cpu") == expected
 
 
 LLAMA = LadderConfig(**SIZES["llama-3-70b"].config())

@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -25,6 +27,8 @@ class Watchdog:
     interval: seconds between beats. patience: seconds without a beat after which a rank counts as dead. stuck: seconds
     after which a rank that lives, but has not come to a collective in which others wait, counts as stuck.
     quiet: the sentence is left in the store and not printed, for the process that started the ranks to find.
+
+    at_end: what to call before this ends the process; it has three intervals for it.
     """
 
     def __init__(
@@ -41,6 +45,8 @@ class Watchdog:
         self.store, self.rank, self.names, self.keeper = store, rank, names, keeper
         self.interval, self.patience, self.stuck, self.quiet = interval, patience, stuck, quiet
         self.progress = lambda: 0  # collectives that this rank has launched
+        self.at_end: Callable[[], object] = lambda: None
+        self._ending = threading.Lock()  # both threads may come to the end; the first one goes through with it
         self._left = threading.Event()
         self._failing = False  # by its own doing: the main thread is on its way out
         self._values = ["0 0"] * len(names)
@@ -113,8 +119,9 @@ class Watchdog:
                 self._forgive()
             before = now
             if self._failing:
-                if now - self._answered > self.patience:
-                    os._exit(1)  # the main thread hangs on its way out
+                if now - self._answered > self.patience:  # the main thread hangs on its way out
+                    with self._ending:
+                        self._exit()
             elif sentence := self._verdict(now):
                 self._end(sentence)
 
@@ -133,13 +140,22 @@ class Watchdog:
         return None
 
     def _end(self, sentence: str) -> None:
-        # The store may hang: then this process prints, and does not wait for it.
-        telling = threading.Thread(target=self._announce, args=(sentence,), daemon=True)
-        telling.start()
-        telling.join(2 * self.interval)
-        if not self.quiet or telling.is_alive():
-            print(sentence, file=sys.stderr, flush=True)
+        with self._ending:
+            # The store may hang: then this process prints, and does not wait for it.
+            if not self._within(2, self._announce, sentence) or not self.quiet:
+                print(sentence, file=sys.stderr, flush=True)
+            self._exit()
+
+    def _exit(self) -> NoReturn:
+        self._within(3, self.at_end)
         os._exit(1)
+
+    def _within(self, intervals: float, call: Callable, *arguments) -> bool:
+        """Whether ``call`` comes to its end in time; it may hang."""
+        thread = threading.Thread(target=call, args=arguments, daemon=True)
+        thread.start()
+        thread.join(intervals * self.interval)
+        return not thread.is_alive()
 
 
 def describe(error: BaseException, name: str) -> str:

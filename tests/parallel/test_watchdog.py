@@ -61,12 +61,17 @@ def test_ranks_started_here(what, sentence, who):
         launch._start(work, (who, what), 2, "cpu", "gloo", **FAST)
 
 
+def last():
+    print("at the end", file=sys.stderr, flush=True)
+    hangs()  # as when what it tells does not answer
+
+
 def joined(rank: int, port: int, who: int, what, errors) -> None:
     """A rank that something else has started; rank 0 serves the store."""
     sys.stderr = errors.open("w")
     place = launch.Place(rank, rank, 2, "127.0.0.1", port, served=False)
     try:
-        launch._run(place, work, (who, what), "cpu", "gloo", **FAST)
+        launch._run(place, work, (who, what), "cpu", "gloo", at_end=last, **FAST)
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(1)
@@ -99,7 +104,9 @@ def test_ranks_that_something_else_started(tmp_path, what, who, sentence):
         for rank in ranks:
             rank.kill()
             rank.join()
-    assert sentence.format(here=HERE) in errors[1 - who].read_text()
+    said, at_end = errors[1 - who].read_text().splitlines()
+    assert sentence.format(here=HERE) in said
+    assert at_end == "at the end"
 
 
 def sleeps(rank: int, local_rank: int):

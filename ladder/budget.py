@@ -1,0 +1,60 @@
+"""Roughly what a plan takes, for people who must ask for hours and disk."""
+
+from ladder.model.sizes import size
+from ladder.plan import Plan, listed
+
+PEAK, MFU = 989e12, 0.4  # bf16 FLOP/s of an H100, and the share of it assumed
+
+
+def gpu_hours(plan: Plan) -> dict[str, float]:
+    """Estimated H100 hours by stage: 6 x parameters x tokens at 40 % of peak for training."""
+
+    def train(run: dict) -> float:
+        shape = size(run["size"])
+        per_token = 6 * shape.parameters + 6 * shape.layers * shape.hidden * run["sequence"]  # causal attention
+        passes = 4 / 3 if run.get("teacher") else 1  # forward is a third of forward and backward
+        return passes * run["steps"] * run["batch"] * run["sequence"] * per_token / (PEAK * MFU) / 3600
+
+    checkpoints = sum(len(group["checkpoints"]) for group in plan.evaluate.values())
+    points = sum(job["gpus"] * len(job["records"]) for job in plan.bench.values())
+    return {
+        "pretrain": sum(map(train, plan.pretrain.values())),
+        "adapt": sum(map(train, plan.adapt.values())),
+        "evaluate": checkpoints * plan.config["evaluate"].get("gpu_hours", 0.1),
+        "bench": points * plan.config["bench"].get("gpu_hours", 0.2),
+    }
+
+
+def disk(plan: Plan) -> dict[str, float]:
+    """Estimated bytes by stage at the peak: final models, and one running job's checkpoints (fp32 weights and two
+    moments; two are kept, and the best, while one is being written)."""
+
+    def final(names) -> float:
+        return sum(4.0 * size(name).parameters for name in names)
+
+    running = [12.0 * size(run["size"]).parameters * 4 for run in (*plan.pretrain.values(), *plan.adapt.values())]
+    sources = listed(plan.config["corpus"])
+    tokens = max((run["steps"] * run["batch"] * run["sequence"] for run in plan.pretrain.values()), default=0)
+    return {
+        "tokens": 2.0 * tokens + 4.5 * tokens * any(source["kind"] == "huggingface" for source in sources),
+        "pretrain": final(run["size"] for run in plan.pretrain.values()),
+        "convert": final(job["size"] for job in plan.convert.values()),
+        "adapt": final(run["size"] for run in plan.adapt.values()),
+        "checkpoints": max(running, default=0.0),
+    }
+
+
+def summary(plan: Plan) -> str:
+    """One line of jobs, GPU hours and disk, each by stage."""
+    stages = {"pretrain": plan.pretrain, "convert": plan.convert, "adapt": plan.adapt}
+    jobs = ", ".join(f"{len(jobs)} {stage}" for stage, jobs in (stages | {"bench": plan.bench}).items())
+    checkpoints = sum(len(group["checkpoints"]) for group in plan.evaluate.values())
+    parts = f"{len(plan.parts)} parts of the corpus, " if plan.parts else ""
+    line = f"profile {plan.config['name']}: {parts}{jobs}, {checkpoints} checkpoints to evaluate"
+    if plan.config["device"] == "cuda":
+        hours = gpu_hours(plan)
+        parts = ", ".join(f"{stage} {value:,.0f}" for stage, value in hours.items())
+        line += f"; about {sum(hours.values()):,.0f} H100 hours ({parts})"
+    stored = disk(plan)
+    parts = ", ".join(f"{stage} {value / 1e9:,.1f}" for stage, value in stored.items())
+    return line + f"; about {sum(stored.values()) / 1e9:,.1f} GB of disk ({parts})"
