@@ -23,7 +23,7 @@ from ladder.report.quality import (
     share_words,
     short_name,
 )
-from ladder.report.style import INK, listing, look, loss_text, number, order, share_text, signed_loss
+from ladder.report.style import INK, listing, look, loss_text, number, order, percent, share_text, signed_loss
 from ladder.report.svg import Figure, Panel
 
 KL = ("validation_kl", None)
@@ -57,8 +57,12 @@ def gap(frames: Frames, one: dict, other: dict) -> Gap:
 
 
 class Adapted:
-    """One conversion and what was made of it by one method: what converting lost, what adapting regained, what is left
-    to the original, and how it lies from finetuning."""
+    """One conversion and what was made of it by one method, as differences of perplexity.
+
+    drop: of the converted model to the original; left: of the adapted one; alike: of the adapted one to the original
+    treated alike (finetuned too, on text of another kind; distilled into itself it stays what it is); difference: to
+    finetuning.
+    """
 
     def __init__(self, frames: Frames, model: str, wiring: str, variant: str):
         self.model, self.wiring, self.variant = model, wiring, variant
@@ -66,8 +70,9 @@ class Adapted:
         original = {"model": model, "wiring": "standard", "variant": "pretrained"}
         converted, adapted, plain = (this | {"variant": v} for v in ("converted", variant, PLAIN))
         self.drop = gap(frames, converted, original)
-        self.gain = gap(frames, converted, adapted)
-        self.left = gap(frames, adapted, original)
+        self.left = self.alike = gap(frames, adapted, original)
+        if variant == PLAIN:
+            self.alike = gap(frames, adapted, original | {"variant": PLAIN})
         self.difference = Gap([], None) if variant == PLAIN else gap(frames, adapted, plain)
         self.chat = rows_of(frames, LOSS, stage="adapt", **adapted)
         self.kl = rows_of(frames, KL, stage="adapt", **adapted)
@@ -78,12 +83,19 @@ class Adapted:
     @property
     def shares(self) -> pd.DataFrame:
         """What part of the drop came back, by seed; of seeds that have a drop."""
+        return self._shares(self.left, "derived: 1 - byte perplexity left to the original / lost by converting")
+
+    @property
+    def shares_alike(self) -> pd.DataFrame:
+        """The same against the original treated alike."""
+        return self._shares(self.alike, "derived: 1 - byte perplexity left to the original treated alike / lost")
+
+    def _shares(self, left: Gap, note: str) -> pd.DataFrame:
         drops = {row["seed"]: row["value"] for row in self.drop.seeds}
         what = {"metric": "recovered_share", "unit": "fraction", "low": None, "high": None, "stderr": None}
-        what["note"] = "derived: byte perplexity gained by adapting / lost by converting"
         return pd.DataFrame(
-            row | what | {"value": row["value"] / drops[row["seed"]]}
-            for row in self.gain.seeds
+            row | what | {"value": 1 - row["value"] / drops[row["seed"]], "note": note}
+            for row in left.seeds
             if drops.get(row["seed"], 0) > 0
         )
 
@@ -107,9 +119,16 @@ def runs(frames: Frames) -> dict[str, tuple[Adapted, ...]]:
 
 def recovery(frames: Frames) -> Table:
     columns = [Column("Run", words=True), Column("Rewired", words=True), Column("Method", words=True)]
-    columns += [Column("thousand tokens"), Column("perplexity lost by converting"), Column("regained by adapting")]
-    columns += [Column("of the loss, %"), Column("perplexity − finetuned")]
-    columns += [Column("chat loss, nats"), Column("KL to the original, nats")]
+    columns.append(Column("thousand tokens"))
+    perplexity = (
+        "lost by converting",
+        "regained, %",
+        "left to the original",
+        "left to it treated alike",
+        "− finetuned",
+    )
+    columns += [Column(name, "byte perplexity, measured") for name in perplexity]
+    columns += [Column(name, "validation, measured") for name in ("chat loss, nats", "KL to the original, nats")]
     made = runs(frames)
     rows = [[words(name), *cells(one)] for name, every in made.items() for one in every]
     if not rows:
@@ -136,8 +155,9 @@ def cells(one: Adapted) -> list[Cell]:
         words(WORDS[one.variant]),
         tokens,
         value(one.drop.together, signed_loss, NOT_EVALUATED),
-        value(one.gain.together, signed_loss, NOT_EVALUATED),
         over_seeds(one.shares, share_text, "conversion cost nothing, or was not evaluated"),
+        value(one.left.together, signed_loss, NOT_EVALUATED),
+        value(one.alike.together, signed_loss, "the original was not finetuned"),
         value(one.difference.together, signed_loss, of_itself),
         over_seeds(one.chat, loss_text, "not recorded"),
         over_seeds(one.kl, loss_text, "it is not compared with the original while it trains"),
@@ -148,13 +168,20 @@ def finding(made: Sequence[Adapted]) -> str:
     told = []
     for wiring in dict.fromkeys(one.wiring for one in made):
         methods = {one.variant: one for one in made if one.wiring == wiring}
-        shares = {name: one.shares for name, one in methods.items()}
-        parts = [f"{WORDS[n]} {100 * s['value'].mean():.0f} %" for n, s in shares.items() if len(s)]
+        parts = [regained(one) for one in methods.values() if len(one.shares)]
         rewired = share_words(rewired_share(wiring, made[0].model), wiring)
         told.append(f"{rewired}, of what conversion loses comes back {listing(parts) or 'nothing, as nothing is lost'}")
         if {PLAIN, TAUGHT} <= set(methods):
             told[-1] += f", and {decided(methods[PLAIN], methods[TAUGHT])}"
     return "; ".join(told)
+
+
+def regained(one: Adapted) -> str:
+    share = one.shares["value"].mean()
+    text = f"{WORDS[one.variant]} {percent(share)}" if share > 0 else f"{WORDS[one.variant]} nothing"
+    if one.alike is not one.left and len(one.shares_alike):
+        text += f" ({percent(one.shares_alike['value'].mean())} against the original finetuned alike)"
+    return text
 
 
 def decided(plain: Adapted, taught: Adapted) -> str:
@@ -176,7 +203,11 @@ def recovery_figure(frames: Frames) -> Figure:
             group = [one for one in every if one.wiring == wiring and one.left.together]
             if not group or not group[0].drop.together:
                 continue
-            lines = [("converted as is", group[0].drop)] + [(WORDS[one.variant], one.left) for one in group]
+            lines = [("converted as is", group[0].drop)]
+            for one in group:
+                lines.append((WORDS[one.variant], one.left))
+                if one.alike is not one.left and one.alike.together:
+                    lines.append((f"{WORDS[one.variant]}, against\nthe original finetuned", one.alike))
             title = f"{name}: {share_words(rewired_share(wiring, group[0].model), wiring)}"
             told = listing(f"{what} {signed_loss(gap.together['value'])}" for what, gap in lines)
             alt = f"{title}, byte perplexity less the original's: {told}."
@@ -189,13 +220,10 @@ def recovery_figure(frames: Frames) -> Figure:
     if not drawn:
         text = caption(made)
         return Figure("recovery", TITLE, text, [empty_panel("recovery", text)])
-    behind = [row for every in made.values() for one in every for gap in (one.drop, one.left) for row in told_of(gap)]
+    gaps = [apart for every in made.values() for one in every for apart in (one.drop, one.left, one.alike)]
+    behind = [row for apart in gaps for row in (*apart.seeds, apart.together) if row]
     text = "Bars: 95 % interval over documents and seeds; small dots: each seed. " + caption(made)
     return Figure("recovery", TITLE, text, drawn, tidy(behind).drop_duplicates())
-
-
-def told_of(gap: Gap) -> list[dict]:
-    return [*gap.seeds, *([gap.together] if gap.together else [])]
 
 
 def draw_gaps(axes, lines: list[tuple[str, Gap]], colour: str) -> None:

@@ -48,6 +48,6 @@ def test_methods_of_adaptation_stand_run_by_run(full):
     table = recovery.recovery(full)
     assert {row["Run"].text for row in cells(table)} == {"this run", "longer, kept"}
     (distilled,) = cells(table, Run="longer, kept", Method="distilled")
-    assert distilled["of the loss, %"].text.startswith("7")  # regained 0.15 of 0.2
+    assert distilled["regained, %"].text.startswith("7")  # regained 0.15 of 0.2
     assert "Longer, kept: " in table.caption
     assert "distillation recovers more" in table.caption
