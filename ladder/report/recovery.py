@@ -120,14 +120,8 @@ def runs(frames: Frames) -> dict[str, tuple[Adapted, ...]]:
 def recovery(frames: Frames) -> Table:
     columns = [Column("Run", words=True), Column("Rewired", words=True), Column("Method", words=True)]
     columns.append(Column("thousand tokens"))
-    perplexity = (
-        "lost by converting",
-        "regained, %",
-        "left to the original",
-        "left to it treated alike",
-        "− finetuned",
-    )
-    columns += [Column(name, "byte perplexity, measured") for name in perplexity]
+    names = ("lost by converting", "regained, %", "left to the original", "left to it treated alike", "− finetuned")
+    columns += [Column(name, "byte perplexity, measured") for name in names]
     columns += [Column(name, "validation, measured") for name in ("chat loss, nats", "KL to the original, nats")]
     made = runs(frames)
     rows = [[words(name), *cells(one)] for name, every in made.items() for one in every]
