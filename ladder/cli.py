@@ -31,7 +31,7 @@ COMMANDS = {
     "simulate rows": ("ladder.simulate.published", "write the published speed numbers as points"),
     "simulate validate": ("ladder.simulate.validate", "hold predictions against what was published and measured"),
     "simulate study": ("ladder.simulate.study", "predict where each wiring wins, over models, links and batches"),
-    "simulate page": ("ladder.simulate.page", "write the simulator's tables for the what-if page"),
+    "simulate page": ("ladder.report.whatif", "write the simulator's tables for the what-if page"),
     "calibrate": ("ladder.simulate.calibrate", "fit the simulator to measured points"),
     "report": ("ladder.report.build", "render tables, figures and claims from records"),
 }

@@ -16,6 +16,7 @@ from ladder.devices import DEVICES
 from ladder.files import whole, write_json
 from ladder.links import ALIASES, rows
 from ladder.model.sizes import SIZES
+from ladder.report.style import COMMUNICATION, HYBRIDS, look
 from ladder.schedule import order
 from ladder.simulate import cost
 from ladder.simulate.calibration import ASSUMED, DEFAULT, Calibration, load
@@ -48,8 +49,6 @@ def main(args: argparse.Namespace) -> None:
 
 def tables(calibration: Calibration) -> dict:
     """Plain values in the units of the tables: bytes, bytes/s, FLOP/s, microseconds where a name says so."""
-    from ladder.report.style import COMMUNICATION
-
     sizes = {name: row for name, row in SIZES.items() if row.vocab >= VOCAB}
     devices = [*DEVICES.values(), *([calibration.device] if calibration.device else [])]
     links = [{key: value for key, value in row.items() if key != "source"} for row in rows()]
@@ -97,8 +96,6 @@ def packed(letters: str) -> str:
 
 def looks() -> dict[str, dict]:
     """Label, colour and dashes of each wiring; the hybrid, whose name depends on the model, is called ``ladder@``."""
-    from ladder.report.style import HYBRIDS, look
-
     found = {re.sub("@.*", "@", name): asdict(look(name)) for name in wirings(4)}
     colour, _, dashes = HYBRIDS[0]
     found["ladder@"] |= {"label": "ladder, last half", "colour": colour, "dashes": dashes}

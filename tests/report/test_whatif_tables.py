@@ -13,10 +13,10 @@ from ladder.cli import main
 from ladder.devices import DEVICES
 from ladder.links import ALIASES, LINKS
 from ladder.model.sizes import SIZES
+from ladder.report.whatif import packed, tables, wirings
 from ladder.schedule import order
 from ladder.simulate.calibration import load
 from ladder.simulate.model import Point, interval, predict
-from ladder.simulate.page import packed, tables, wirings
 
 SCRIPT = "site/assets/js/simulate.js"
 # Points to predictions, in JavaScript.
