@@ -136,7 +136,7 @@ def recovery(frames: Frames) -> Table:
 
 
 def caption(made: dict[str, tuple[Adapted, ...]]) -> str:
-    told = [f"{name.capitalize()}: {finding(every)}." for name, every in made.items()]
+    told = [f"{name[:1].upper()}{name[1:]}: {finding(every)}." for name, every in made.items()]
     return PUBLISHED + (" ".join(told) or "This run did not distil.")
 
 

@@ -8,7 +8,7 @@ from ladder.report.cells import Column, Table, missing, over_seeds, words
 from ladder.report.curve_figures import against_standard, draw_differences, draw_losses, lasts
 from ladder.report.drawing import empty_panel, tidy
 from ladder.report.frames import Frames
-from ladder.report.noise import MEANING, against
+from ladder.report.noise import MEANING, against, differences
 from ladder.report.quality import (
     CLOZE,
     LOSS,
@@ -44,10 +44,10 @@ def models(frames: Frames) -> Iterator[tuple[str, Frames, str, pd.DataFrame]]:
 
 
 def said(name: str, study: Frames, model: str) -> str:
-    """What was trained, on what: "laptop, 3.8M parameters, 2 CPU cores"."""
+    """What was trained: "laptop, 3.83M parameters"."""
     rows = rows_of(study, ("parameters", None), model=model, **FROM_SCRATCH)
     size = rows["value"].max() if len(rows) else parameters(model)
-    return f"{short_name(name)}, {size / 1e6:.3g}M parameters, {hardware_words(machine(study, model))}"
+    return f"{short_name(name)}, {size / 1e6:.3g}M parameters"
 
 
 def machine(study: Frames, model: str) -> str | None:
@@ -89,11 +89,13 @@ def studies(frames: Frames) -> Table:
 def caption(frames: Frames) -> str:
     told = []
     for name, study, model, points in models(frames):
-        final = lasts(against_standard(points, model)).groupby("wiring").mean().drop("standard", errors="ignore")
-        gaps = listing(f"{label(study, w, model=model)} {signed_loss(gap)}" for w, gap in final.items())
+        own = [d for d in differences(study) if (d.model, d.variant, d.metric) == (model, "pretrained", LOSS)]
+        gaps = listing(f"{label(study, d.wiring)} {signed_loss(d.row['value'])} ({d.verdict})" for d in own)
         seeds = points.groupby("wiring")["seed"].nunique().min()
-        text = f"{said(name, study, model)}, {points['tokens'].max() / 1e3:,.0f} thousand tokens, {seeds} seeds: "
-        told.append(text + (f"validation loss less standard's: {gaps} nats" if gaps else "no standard beside it"))
+        text = f"{said(name, study, model)}, {points['tokens'].max() / 1e3:,.0f} thousand tokens, {seeds} seeds, "
+        text += f"on {hardware_words(machine(study, model))}: "
+        found = f"validation loss less standard's, against the noise floor: {gaps} nats"
+        told.append(text + (found if gaps else "no standard beside it"))
     return ". ".join(told) + "." if told else NONE
 
 
@@ -104,7 +106,7 @@ def study_curves(frames: Frames) -> Figure:
         others = against_standard(later, model)
         others = others[others["wiring"] != "standard"]
         rows += [row | {"record": name} for row in points.to_dict("records")]
-        title = said(name, study, model).rpartition(",")[0]
+        title = said(name, study, model)
         base = lasts(points[points["wiring"] == "standard"])
         spread = base.max() - base.min()
         ends = listing(f"{label(study, w)} {v:.3f}" for w, v in lasts(later).groupby("wiring").mean().items())
