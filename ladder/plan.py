@@ -194,7 +194,8 @@ class Plan:
                     "flags": flags(flagged),
                     "launch": "ladder" if alone else self._launcher(ranks),
                     "gpus": ranks if device == "cuda" else 0,
-                    "place": self._place(1 if device == "cpu" else ranks),
+                    # Ranks on the CPU share a node, whatever a node has of GPUs.
+                    "place": self._place(ranks) if device == "cuda" else self._place(1) | {"cpus_per_task": ranks},
                     "row": [row(size) for size in shapes["size"]],
                     "records": [
                         f"{self.root}/bench/{name}/{grid.record(shape, what, entry['dtype'], entry.get('layers'))}"
@@ -234,7 +235,9 @@ class Plan:
         srun to the job; ``tasks`` are the launchers, one a node, and not, as it would have it, a number per GPU."""
         nodes = self._nodes(gpus)
         over = {"mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
-        return {"gpu": gpus if self.config["device"] == "cuda" else 0, "nodes": nodes} | over
+        if self.config["device"] == "cuda":
+            return {"gpu": gpus, "nodes": nodes} | over
+        return {"gpu": 0, "nodes": nodes, "cpus_per_task": gpus // nodes} | over
 
 
 def bench_name(shapes: dict, kind: str, entry: dict) -> str:

@@ -85,6 +85,12 @@ def test_jobs_without_a_gpu_ask_for_none():
     plan = Plan(paper(8) | {"device": "cpu"})
     assert {job["place"]["gpu"] for jobs in (plan.pretrain, plan.adapt, plan.bench) for job in jobs.values()} == {0}
     assert {job["launch"] for job in plan.bench.values()} == {"ladder"}
+    # A core for each rank, said outright: threads are those of the machine that reads the rule.
+    assert {job["place"]["cpus_per_task"] for job in plan.pretrain.values()} == {8}
+    assert {job["place"]["cpus_per_task"] for job in plan.bench.values()} == {4, 8, 16}
+    options = submitted(Job(PROFILE["default-resources"] | next(iter(plan.pretrain.values()))["place"]))
+    assert "--cpus-per-task=8" in options
+    assert not any(option.startswith("--cpus-per-gpu") for option in options)
 
 
 def test_several_nodes_are_whole_ones():

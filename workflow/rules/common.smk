@@ -62,7 +62,7 @@ def place(stage):
     def of_place(key):
         return lambda wildcards: of(stage, "place")(wildcards).get(key)
 
-    names = ("gpu", "nodes", "mpi", "tasks", "tasks_per_gpu")
+    names = ("gpu", "nodes", "mpi", "tasks", "tasks_per_gpu", "cpus_per_task")
     return {name: of_place(name) for name in names}
 
 
