@@ -158,12 +158,19 @@ def cells(one: Adapted) -> list[Cell]:
     ]
 
 
+def by_conversion(made: Sequence[Adapted]) -> dict[str, dict[str, Adapted]]:
+    """What is rewired, in words -> variant -> what came of it."""
+    found: dict[str, dict[str, Adapted]] = {}
+    for one in made:
+        rewired = share_words(rewired_share(one.wiring, one.model), one.wiring)
+        found.setdefault(rewired, {})[one.variant] = one
+    return found
+
+
 def finding(made: Sequence[Adapted]) -> str:
     told = []
-    for wiring in dict.fromkeys(one.wiring for one in made):
-        methods = {one.variant: one for one in made if one.wiring == wiring}
+    for rewired, methods in by_conversion(made).items():
         parts = [regained(one) for one in methods.values() if len(one.shares)]
-        rewired = share_words(rewired_share(wiring, made[0].model), wiring)
         told.append(f"{rewired}, of what conversion loses comes back {listing(parts) or 'nothing, as nothing is lost'}")
         if {PLAIN, TAUGHT} <= set(methods):
             told[-1] += f", and {decided(methods[PLAIN], methods[TAUGHT])}"
@@ -188,13 +195,22 @@ def decided(plain: Adapted, taught: Adapted) -> str:
     return f"{who} recovers more, {'in every seed' if abs(sure) == 2 else 'over all seeds if not in each for itself'}"
 
 
+def short_caption(made: dict[str, tuple[Adapted, ...]]) -> str:
+    told = []
+    for name, every in made.items():
+        for rewired, methods in by_conversion(every).items():
+            if {PLAIN, TAUGHT} <= set(methods):
+                told.append(f"{name[:1].upper()}{name[1:]}, {rewired}: {decided(methods[PLAIN], methods[TAUGHT])}.")
+    return " ".join(told)
+
+
 def recovery_figure(frames: Frames) -> Figure:
     """Where each conversion lies from its original, as it is and by method."""
     made = runs(frames)
     drawn = []
     for name, every in made.items():
-        for wiring in dict.fromkeys(one.wiring for one in every):
-            group = [one for one in every if one.wiring == wiring and one.left.together]
+        for rewired, methods in by_conversion(every).items():
+            group = [one for one in methods.values() if one.left.together]
             if not group or not group[0].drop.together:
                 continue
             lines = [("converted as is", group[0].drop)]
@@ -202,7 +218,7 @@ def recovery_figure(frames: Frames) -> Figure:
                 lines.append((WORDS[one.variant], one.left))
                 if one.alike is not one.left and one.alike.together:
                     lines.append((f"{WORDS[one.variant]}, against\nthe original finetuned", one.alike))
-            title = f"{name}: {share_words(rewired_share(wiring, group[0].model), wiring)}"
+            title, wiring = f"{name}: {rewired}", group[0].wiring
             told = listing(f"{what} {signed_loss(gap.together['value'])}" for what, gap in lines)
             alt = f"{title}, byte perplexity less the original's: {told}."
 
@@ -216,7 +232,7 @@ def recovery_figure(frames: Frames) -> Figure:
         return Figure("recovery", TITLE, text, [empty_panel("recovery", text)])
     gaps = [apart for every in made.values() for one in every for apart in (one.drop, one.left, one.alike)]
     behind = [row for apart in gaps for row in (*apart.seeds, apart.together) if row]
-    text = "Bars: 95 % interval over documents and seeds; small dots: each seed. " + caption(made)
+    text = f"Bars: 95 % interval over documents and seeds; small dots: each seed. {short_caption(made)}"
     return Figure("recovery", TITLE, text, drawn, tidy(behind).drop_duplicates())
 
 
