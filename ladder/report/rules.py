@@ -7,7 +7,7 @@ import pandas as pd
 
 from ladder.report.frames import Frames
 from ladder.report.points import deeper, points
-from ladder.report.quality import LOSS, PERPLEXITY, base_model, layers, rewired_share, rows_of
+from ladder.report.quality import LOSS, PERPLEXITY, base_model, layers, rewired_share, rows_of, short_name
 from ladder.report.quality_tables import larger_pair
 from ladder.report.recovery import PLAIN, TAUGHT, WORDS, adapted
 from ladder.report.style import look, percent
@@ -166,6 +166,14 @@ def full_conversion(frames: Frames) -> Verdict:
 
 
 def distillation_recovers_more(frames: Frames) -> Verdict:
+    """Of this run; what the same rule says of the trainings that are kept stands among the numbers."""
+    own = distilled_or_finetuned(frames)
+    kept = {short_name(name): distilled_or_finetuned(study) for name, study in frames.studies.items()}
+    told = [f" {name}, kept: {v.verdict}. {v.numbers}" for name, v in kept.items() if v.verdict != NOT_TESTED]
+    return Verdict(own.verdict, own.numbers + "".join(told))
+
+
+def distilled_or_finetuned(frames: Frames) -> Verdict:
     made = {one.variant: one for one in adapted(frames) if one.wiring == "ladder"}
     if not {PLAIN, TAUGHT} <= set(made) or not made[TAUGHT].difference.seeds:
         return untested("This run did not adapt a full conversion both by finetuning and by distillation.")

@@ -2,7 +2,7 @@
 
 import toy_records
 
-from ladder.report import frames, noise, quality, recovery, studies
+from ladder.report import frames, noise, quality, recovery, rules, studies
 
 
 def cells(table, **where):
@@ -51,3 +51,12 @@ def test_methods_of_adaptation_stand_run_by_run(full):
     assert distilled["regained, %"].text.startswith("7")  # regained 0.15 of 0.2
     assert "Longer, kept: " in table.caption
     assert "distillation recovers more" in table.caption
+
+
+def test_a_claim_is_judged_by_the_run_and_tells_of_what_is_kept(full, bare):
+    found = rules.distillation_recovers_more(full)
+    alone = rules.distilled_or_finetuned(full)
+    assert found.verdict == alone.verdict
+    assert found.numbers.startswith(alone.numbers)
+    assert f"longer, kept: {rules.SUPPORTED}." in found.numbers
+    assert rules.distillation_recovers_more(bare).verdict == rules.NOT_TESTED
