@@ -159,7 +159,7 @@ def test_killed_and_rerun_gives_the_same_numbers(built, tmp_path):
     line = next(line for line in words.splitlines() if "ladder pretrain" in line).split("Shell command: ")[-1]
     line = re.sub(r"--out \S+", f"--out {tmp_path}/model", line)
     line = re.sub(r"--work \S+", f"--work {tmp_path}/work", line)
-    line = re.sub(r"--record \S+ 2> \S+", f"--record {again}", line)
+    line = re.sub(r"--record \S+ 2>> \S+", f"--record {again}", line)
     subprocess.run(line, shell=True, cwd=built, env=environment() | {"LADDER_TRACKING": "off"}, check=True)
     before = json.loads((built / "results/toy/pretrain/tiny-ladder-s0/record.json").read_text())
     assert [point["loss"] for point in json.loads(again.read_text())["curves"]["training"]] == [
