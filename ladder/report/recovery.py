@@ -190,7 +190,7 @@ def decided(plain: Adapted, taught: Adapted) -> str:
         return "they did not train on equal tokens, so they are not compared"
     sure = taught.difference.surely
     if not sure:
-        return "which of the two recovers more cannot be told"
+        return "whether finetuning or distillation recovers more cannot be told"
     who = "distillation" if sure < 0 else "finetuning"
     return f"{who} recovers more, {'in every seed' if abs(sure) == 2 else 'over all seeds if not in each for itself'}"
 

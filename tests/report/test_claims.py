@@ -195,7 +195,7 @@ def test_half_the_layers_bring_half_the_gain(tmp_path, published, slower, verdic
     ("distilled", "tokens", "verdict", "told"),
     [
         (101, 120, SUPPORTED, "distillation recovers more, in every seed"),
-        (103.01, 120, NOT_SUPPORTED, "which of the two recovers more cannot be told"),
+        (103.01, 120, NOT_SUPPORTED, "whether finetuning or distillation recovers more cannot be told"),
         (106, 120, NOT_SUPPORTED, "finetuning recovers more, in every seed"),
         (101, 60, NOT_TESTED, "they did not train on equal tokens"),
     ],
