@@ -223,10 +223,10 @@ def recovery_figure(frames: Frames) -> Figure:
             alt = f"{title}, byte perplexity less the original's: {told}."
 
             def draw(axes, lines=lines, title=title, wiring=wiring):
-                axes.set_title(title)
+                axes.set_title(title.replace(": ", "\n"))
                 draw_gaps(axes, lines, look(wiring).colour)
 
-            drawn.append(Panel(f"recovery-{len(drawn)}", alt, draw, (3.7, 1.0 + 0.26 * len(lines))))
+            drawn.append(Panel(f"recovery-{len(drawn)}", alt, draw, (3.7, 1.15 + 0.26 * len(lines))))
     if not drawn:
         text = caption(made)
         return Figure("recovery", TITLE, text, [empty_panel("recovery", text)])

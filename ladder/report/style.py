@@ -116,7 +116,7 @@ def loss_text(nats: float) -> str:
 
 
 def share_text(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+    return f"{100 * fraction:.1f}".replace("-", "−")
 
 
 def signed(points_: float) -> str:
