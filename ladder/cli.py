@@ -6,7 +6,8 @@ import importlib
 import os
 import sys
 
-from ladder.errors import UserError, known
+from ladder import outputs
+from ladder.errors import known, sentence
 
 # name: (module with add_arguments(parser) and main(args), one line of help). Imported only when called.
 COMMANDS = {
@@ -61,10 +62,22 @@ def main(argv: list[str] | None = None) -> int:
             prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(parser)
-        module.main(parser.parse_args(argv[words:]))
-    except UserError as error:
-        print(f"ladder {name}: {error}" if name in COMMANDS else f"ladder: {error}", file=sys.stderr)
+        args = parser.parse_args(argv[words:])
+        outputs.check(parser, args)
+        module.main(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        print(f"ladder {name}: {told}" if name in COMMANDS else f"ladder: {told}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"ladder {name}: interrupted", file=sys.stderr)
+        return 130
     finally:
         gc.enable()
     return 0

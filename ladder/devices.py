@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 
 from ladder.errors import UserError, known
-from ladder.files import read_json
+from ladder.reading import read_json
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Errors that are the user's to mend."""
 
+import errno
+
 
 class UserError(ValueError):
     """One sentence that names the file, the key and the value, and says what would be right.
@@ -10,4 +12,29 @@ class UserError(ValueError):
 
 def known(what: str, name: object, names) -> UserError:
     """The error for an unknown ``name``: lists the names that exist."""
-    return UserError(f"unknown {what} {name!r}; known: {', '.join(sorted(map(str, names)))}")
+    return UserError(f"unknown {what} {str(name)[:80]!r}; known: {', '.join(sorted(map(str, names)))}")
+
+
+CURES = {
+    errno.ENOSPC: "the disk is full; free some space and run this again, nothing that was there before is lost",
+    errno.EDQUOT: "the quota is used up; free some space and run this again, nothing that was there before is lost",
+    errno.EROFS: "it is on a read-only file system; choose another place",
+    errno.EACCES: "permission denied; choose another place, or change its permissions",
+    errno.EPERM: "permission denied; choose another place, or change its permissions",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EMFILE: "too many files are open; raise `ulimit -n`",
+}
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user of an error that a library raised and the user can mend; None for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno:
+        place = f"{error.filename}: " if error.filename else ""
+        return place + CURES.get(error.errno, f"{error.strerror}")
+    if "No space left on device" in str(error):  # wrapped by safetensors, torch and pyarrow
+        return CURES[errno.ENOSPC]
+    if isinstance(error, MemoryError):
+        return "this machine has not enough memory for it; take fewer or shorter sequences at once"
+    return None

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ladder import config as configuration
 from ladder.files import digest, write_json
+from ladder.outputs import OutputFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML file")
-    parser.add_argument("--out", type=Path, required=True, help="run.json to write")
+    parser.add_argument("--out", action=OutputFile, required=True, help="run.json to write")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ladder import records
-from ladder.files import read_json
+from ladder.outputs import OutputFile
+from ladder.reading import read_json
 from ladder.tracking import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser, record: bool = True) -> None:
     parser.add_argument("--run", type=Path, help="run.json of `ladder init`: ties the job to a configuration")
     if record:
-        parser.add_argument("--record", type=Path, required=True, help="JSON record to write")
+        parser.add_argument("--record", action=OutputFile, required=True, help="JSON record to write")
 
 
 class Job:

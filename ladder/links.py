@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ladder.errors import UserError, known
-from ladder.files import read_json
+from ladder.reading import read_json
 
 ORIGINS = ("published", "fitted", "measured", "assumed")  # the first word of each number's source
 

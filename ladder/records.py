@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import read_json, write_json
+from ladder.files import write_json
+from ladder.reading import read_json
 
 ORIGINS = ("published", "measured", "emulated", "simulated")
 

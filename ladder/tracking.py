@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from ladder.files import write_json
+from ladder.outputs import OutputFile
 
 EXPERIMENT = "ladder"
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -33,7 +34,7 @@ def _client():
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="file that says where runs are tracked")
+    parser.add_argument("--out", action=OutputFile, required=True, help="file that says where runs are tracked")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from ladder import records, tracking
 from ladder.errors import UserError
-from ladder.files import read_json, write_json
+from ladder.files import write_json
 from ladder.job import job
+from ladder.reading import read_json
 
 WRITER = """
 import sys

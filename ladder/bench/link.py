@@ -36,6 +36,7 @@ from ladder.files import write_json
 from ladder.job import Job, job
 from ladder.job import add_arguments as add_job_arguments
 from ladder.links import ALIASES, LINKS, Link
+from ladder.outputs import OutputFile
 
 SMALLEST = 1024  # bytes
 WARM_UP = 5  # rounds that do not count
@@ -43,14 +44,14 @@ WARM_UP = 5  # rounds that do not count
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tp", type=int, required=True, help="number of ranks")
-    parser.add_argument("--out", type=Path, required=True, help="the link, a .json file to write")
+    parser.add_argument("--out", action=OutputFile, required=True, help="the link, a .json file to write")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--backend", choices=("gloo", "nccl"), help="default: gloo on cpu, nccl on cuda")
     parser.add_argument("--name", help="what tables call the link; default: the file's name without .json")
     parser.add_argument("--max-bytes", type=int, default=64 * 2**20, help="largest message (default 64 MiB)")
     parser.add_argument("--rounds", type=int, default=40, help="samples of each size")
     add_job_arguments(parser, record=False)
-    parser.add_argument("--record", type=Path, help="JSON record to write besides")
+    parser.add_argument("--record", action=OutputFile, help="JSON record to write besides")
 
 
 def main(args: argparse.Namespace) -> None:

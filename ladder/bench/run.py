@@ -45,6 +45,7 @@ from pathlib import Path
 
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import OutputFolder
 
 DEFAULT_WIRINGS = ["standard", "parallel", "ladder", "upper_bound"]
 # What a record was made with; a record made with anything else is another measurement.
@@ -90,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backend", help="what reduces over real ranks: gloo, nccl, one-shot, two-shot, multimem")
     add("--baseline", action="store_true", help="also time plain transformers, static cache, compiled (TP 1)")
     add("--trace", action="store_true", help="also write NAME.trace.json for ui.perfetto.dev")
-    add("--out", type=Path, required=True, help="directory of the records, one a point")
+    add("--out", action=OutputFolder, holds=("link",), required=True, help="directory of the records, one a point")
     add("--replace", action="store_true", help="measure anew a point whose record was made with other settings")
     add("--seed", type=int, default=0, help="of the random weights and tokens")
     add_job_arguments(parser, record=False)
@@ -141,7 +142,7 @@ def finished(path: Path, settings: dict, replace: bool) -> bool:
     """Whether ``path`` holds this point. Raises UserError if it holds another one that is not to be replaced."""
     from ladder import records
     from ladder.errors import UserError
-    from ladder.files import read_json
+    from ladder.reading import read_json
 
     if not path.exists():
         return False
@@ -162,9 +163,9 @@ def emulate(args: argparse.Namespace, todo: list, found: list) -> None:
     from ladder.bench.emulated import measure
     from ladder.bench.emulation import ALONE, Rank0, Wire
     from ladder.bench.grid import links
-    from ladder.files import read_json
     from ladder.links import link
     from ladder.model.sizes import size
+    from ladder.reading import read_json
 
     wires: dict[str, Wire] = {}  # set by rho at the first point, and then the same for all
     named = dict(links(args.rho, args.link))

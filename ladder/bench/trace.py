@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from ladder.files import whole, write_json
+from ladder.files import atomic_write, write_json
 
 LANES = ("compute", "communication")
 
@@ -75,5 +75,5 @@ def profiled(path: str | Path) -> Iterator[None]:
         yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # or kernels that are still running are missing
-    with whole(path) as part:
+    with atomic_write(path) as part:
         profiler.export_chrome_trace(str(part))

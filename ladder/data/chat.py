@@ -25,6 +25,7 @@ import numpy as np
 from ladder.errors import UserError
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import OutputFolder
 
 IGNORED = -100  # label of a token that carries no loss
 
@@ -39,7 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="at most this many conversations (default: corpus 1650, others all)")
     parser.add_argument("--characters", type=int, default=600, help="corpus: of an answer, at most (default: 600)")
     parser.add_argument("--validation", type=float, default=0.02, help="files, huggingface: share (default: 0.02)")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument(
+        "--out",
+        action=OutputFolder,
+        writes=("train.jsonl", "validation.jsonl", "manifest.json"),
+        required=True,
+        help="directory to write",
+    )
     add_job_arguments(parser)
 
 

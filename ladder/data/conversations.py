@@ -12,7 +12,7 @@ from pathlib import Path
 from ladder.data import sources
 from ladder.data.documents import documents, fraction, manifest
 from ladder.errors import UserError
-from ladder.files import sha256, whole, write_json
+from ladder.files import atomic_write, sha256, write_json
 
 SPLITS = ("train", "validation")
 LIMIT = 1650  # conversations made of a corpus, over both splits
@@ -69,7 +69,7 @@ def write(out: Path, conversations: Iterable[tuple[str, dict]], about: dict) -> 
     target = Path(out) / "manifest.json"
     target.unlink(missing_ok=True)  # it comes last: what it describes is complete
     with contextlib.ExitStack() as stack:
-        paths = {split: stack.enter_context(whole(target.with_name(f"{split}.jsonl"))) for split in SPLITS}
+        paths = {split: stack.enter_context(atomic_write(target.with_name(f"{split}.jsonl"))) for split in SPLITS}
         files = {split: stack.enter_context(path.open("w", encoding="utf-8")) for split, path in paths.items()}
         for split, conversation in conversations:
             files[split].write(json.dumps(conversation, ensure_ascii=False) + "\n")

@@ -37,9 +37,10 @@ from ladder.data import python_docs, sources
 from ladder.data.documents import SPLITS, split_of
 from ladder.data.parts import complete, joined, part_name, part_of
 from ladder.errors import UserError
-from ladder.files import need_disk, sha256, whole, write_json
+from ladder.files import atomic_write, need_disk, sha256, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import OutputFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", metavar="I/N", help="gather the I-th of N parts of the source")
     parser.add_argument("--label", default="corpus", help="of the source's parts (default: corpus)")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="DIR", help="make one corpus of these parts instead")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument(
+        "--out",
+        action=OutputFolder,
+        writes=("train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json"),
+        holds=("merge",),
+        required=True,
+        help="directory to write",
+    )
     add_job_arguments(parser)
 
 
@@ -151,7 +159,7 @@ def write(out: Path, documents: Iterable[dict], validation: float, test: float, 
     manifest = Path(out) / "manifest.json"
     manifest.unlink(missing_ok=True)  # it comes last: what it describes is complete
     with contextlib.ExitStack() as stack:
-        paths = {split: stack.enter_context(whole(manifest.with_name(f"{split}.jsonl"))) for split in SPLITS}
+        paths = {split: stack.enter_context(atomic_write(manifest.with_name(f"{split}.jsonl"))) for split in SPLITS}
         files = {split: stack.enter_context(path.open("w", encoding="utf-8")) for split, path in paths.items()}
         for document in documents:
             text = document["text"].encode("utf-8", "replace").decode()  # lone surrogates cannot be written
@@ -199,7 +207,7 @@ def merge(parts: dict[Path, dict], out: Path) -> dict:
     train = {os.path.relpath(path / "train.jsonl", out): part["sha256"]["train.jsonl"] for path, part in parts.items()}
     need_disk(out, sum((path / f"{split}.jsonl").stat().st_size for path in parts for split in SPLITS[1:]))
     for split in SPLITS[1:]:
-        with whole(target.with_name(f"{split}.jsonl")) as path, path.open("wb") as file:
+        with atomic_write(target.with_name(f"{split}.jsonl")) as path, path.open("wb") as file:
             for part in parts:
                 with (part / f"{split}.jsonl").open("rb") as its:
                     shutil.copyfileobj(its, file)

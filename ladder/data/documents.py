@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import read_json, read_jsonl, sha256
+from ladder.files import sha256
+from ladder.reading import read_json, read_jsonl
 
 SPLITS = ("train", "validation", "test")
 

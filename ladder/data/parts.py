@@ -6,7 +6,7 @@ A part knows itself: the manifest of a corpus or of tokens that was made with ``
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import read_json
+from ladder.reading import read_json
 
 
 def part_of(text: str) -> tuple[int, int]:

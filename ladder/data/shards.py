@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ladder.errors import UserError, known
-from ladder.files import read_json, sha256
+from ladder.files import sha256
+from ladder.reading import read_json
 
 
 class TokenShards:

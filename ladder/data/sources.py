@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import read_jsonl
+from ladder.reading import read_jsonl
 
 TEXT = (".txt", ".md")
 ROWS = (".jsonl", ".parquet")

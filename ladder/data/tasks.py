@@ -24,9 +24,10 @@ import yaml
 from ladder.data.documents import documents, fraction, manifest
 from ladder.data.tokenizer import load
 from ladder.errors import UserError
-from ladder.files import whole, write_jsonl
+from ladder.files import atomic_write, write_jsonl
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import OutputFolder
 
 CONTEXT, CONTINUATION = 40, 12  # words
 CHOICES = 4
@@ -65,7 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context-words", type=int, default=CONTEXT, help=f"before a choice (default: {CONTEXT})")
     parser.add_argument("--characters", type=int, default=4000, help="of a document, at most (default: 4000)")
     parser.add_argument("--max-tokens", type=int, default=120, help="of a question with its answer (default: 120)")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument(
+        "--out",
+        action=OutputFolder,
+        writes=("*.yaml", "perplexity.jsonl", "cloze.jsonl"),
+        required=True,
+        help="directory to write",
+    )
     add_job_arguments(parser)
 
 
@@ -102,7 +109,7 @@ def write(out: Path, task: dict, name: str, rows: Iterable[dict]) -> None:
     """Write the rows and the task file that reads them from OUT, as it is given here."""
     write_jsonl(out / name, rows)
     task = task | {"dataset_kwargs": {"data_files": {"test": (out / name).as_posix()}}}
-    with whole(out / f"{task['task']}.yaml") as part:
+    with atomic_write(out / f"{task['task']}.yaml") as part:
         part.write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
 
 

@@ -13,14 +13,18 @@ Writes OUT, a Hugging Face tokenizer directory, and the record.
 
 import argparse
 import json
+import shutil
+import tempfile
 from importlib import resources
 from pathlib import Path
 
 from ladder.data.documents import documents, manifest
 from ladder.errors import UserError
-from ladder.files import read_json, whole, write_json
+from ladder.files import atomic_write, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import OutputFolder, path_or_name
+from ladder.reading import read_json
 
 END, SAY, SAID = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SMALLEST = 256 + len(SPECIAL)  # every byte is a token
@@ -30,9 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, help="directory of `ladder corpus`, to train on")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--vocab", type=int, help="train a tokenizer with at most this many tokens")
-    source.add_argument("--from", dest="source", help="take this tokenizer: a directory or a name on the hub")
-    parser.add_argument("--chat-template", help="chatml, llama3, or a jinja file (default: chatml if trained)")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    source.add_argument(
+        "--from", dest="source", type=path_or_name, help="take this tokenizer: a directory or a name on the hub"
+    )
+    parser.add_argument(
+        "--chat-template", type=path_or_name, help="chatml, llama3, or a jinja file (default: chatml if trained)"
+    )
+    parser.add_argument(
+        "--out",
+        action=OutputFolder,
+        writes=("tokenizer*", "chat_template.jinja", "special_tokens_map.json"),
+        required=True,
+        help="directory to write",
+    )
     add_job_arguments(parser)
 
 
@@ -78,7 +92,7 @@ def train(texts, vocab: int, out: Path, template: str) -> int:
             show_progress=False,
         ),
     )
-    with whole(out / "tokenizer.json") as part:
+    with atomic_write(out / "tokenizer.json") as part:
         tokenizer.save(str(part))
     roles = {"bos_token": END, "eos_token": END, "pad_token": END, "additional_special_tokens": [SAY, SAID]}
     tidy = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -101,15 +115,18 @@ def take(source: str, out: Path, template: str | None) -> int:
     if not tokenizer.is_fast or tokenizer.eos_token is None:
         lack = "no tokenizer.json" if not tokenizer.is_fast else "no end-of-text token"
         raise UserError(f"--from {source}: the tokenizer has {lack}; choose one that has it")
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(out)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for file in sorted(Path(folder).iterdir()):
+            with atomic_write(out / file.name) as part:
+                shutil.copyfile(file, part)
     if template is not None:
         _write_template(out, template)
     return len(tokenizer)
 
 
 def _write_template(out: Path, template: str) -> None:
-    with whole(out / "chat_template.jinja") as part:
+    with atomic_write(out / "chat_template.jinja") as part:
         part.write_text(template, encoding="utf-8")
 
 

@@ -26,9 +26,10 @@ from ladder.data.documents import SPLITS, documents, files, manifest
 from ladder.data.parts import complete, joined, part_name
 from ladder.data.tokenizer import load
 from ladder.errors import UserError
-from ladder.files import digest, need_disk, sha256, whole, write_json
+from ladder.files import atomic_write, digest, need_disk, sha256, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import OutputFolder
 
 SHARD = 2**28  # tokens
 BATCH = 2**20  # characters encoded at once
@@ -42,7 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weight", nargs="+", default=[], metavar="LABEL=NUMBER", help="with --merge: of each of several sources"
     )
-    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument(
+        "--out",
+        action=OutputFolder,
+        writes=(*(f"{split}-*.bin" for split in SPLITS), "manifest.json"),
+        holds=("merge",),
+        required=True,
+        help="directory to write",
+    )
     add_job_arguments(parser)
 
 
@@ -196,7 +204,7 @@ def write_shards(out: Path, split: str, encoded: Iterator[list[int]], dtype, eos
     number = 0
     while rest is not None:
         name, digest, tokens, ends = f"{split}-{number:05d}.bin", hashlib.sha256(), 0, 0
-        with whole(Path(out) / name) as part, part.open("wb") as file:
+        with atomic_write(Path(out) / name) as part, part.open("wb") as file:
             while rest is not None and tokens < shard:
                 fits, rest = rest[: shard - tokens], rest[shard - tokens :]
                 file.write(fits.tobytes())

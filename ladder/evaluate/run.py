@@ -24,9 +24,11 @@ from importlib import metadata
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import digest, only_one, read_json, sha256
+from ladder.files import digest, only_one, sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import OutputFolder
+from ladder.reading import read_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     parser.add_argument("--run-generated-code", action="store_true", help="HumanEval: run what the model wrote, here")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the records")
+    parser.add_argument("--out", action=OutputFolder, required=True, help="directory of the records")
     add_job_arguments(parser, record=False)
 
 

@@ -26,9 +26,11 @@ import numpy as np
 
 from ladder.errors import UserError
 from ladder.evaluate.metrics import standard_error
-from ladder.files import read_json, sha256
+from ladder.files import sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import path_or_name
+from ladder.reading import read_json
 from ladder.wiring import check_model, check_tp, ends_apart, table, tied
 
 FREE = 0.01  # nats: smaller changes of the loss do not matter
@@ -36,7 +38,7 @@ READ = 16  # times the tokens that are needed are read of a text, so that window
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="a standard one: directory, or a name on the model hub")
+    parser.add_argument("checkpoint", type=path_or_name, help="a standard one: directory, or a name on the model hub")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--tokens", type=Path, help="directory of `ladder tokens`; its test split is read")
     source.add_argument("--text", type=Path, help="a file or directory of held-out .txt, .md, .jsonl or .parquet")

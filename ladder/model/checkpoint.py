@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import need_disk, read_json, sha256, whole, write_json
+from ladder.files import CARD, atomic_write, need_disk, sha256, write_json
 from ladder.model.copying import damaged
 from ladder.model.weights import check_weights
+from ladder.reading import read_json
 from ladder.records import git_commit
 
-CARD = "ladder.json"
 # What is carried from a directory beside its weights: tokenizer, chat template, defaults of generation, terms of use.
 # Nothing that would be executed.
 CARRIED = (
@@ -98,7 +98,7 @@ def save(model, tokenizer: str | Path, out: str | Path, info: dict, state_dict: 
     disable_progress_bar()
     state = model.state_dict() if state_dict is None else state_dict
     need_disk(out, sum(value.nbytes for value in state.values()))
-    with whole(out) as part:
+    with atomic_write(out, directory=True) as part:
         model.save_pretrained(part, state_dict=state_dict)
         config = rewired(read_json(part / "config.json"), info["wiring"], info.get("tp"))
         write_json(part / "config.json", config)

@@ -17,30 +17,33 @@ from types import SimpleNamespace
 
 from ladder.data.tokenizer import chat_template
 from ladder.errors import UserError
-from ladder.files import need_disk, read_json, whole, write_json
+from ladder.files import atomic_write, need_disk, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.model.checkpoint import CARD, CARRIED, card, carried, rewired, seal, verify
+from ladder.model.checkpoint import CARRIED, card, carried, rewired, seal, verify
 from ladder.model.copying import Copier
 from ladder.model.weights import Tensor, check_weights, copy_weights, has_signal, total_size, weight_files
+from ladder.outputs import OutputFile, OutputModel, path_or_name
+from ladder.reading import read_json
 from ladder.wiring import check_model, check_tp, ends_apart, parse_layers, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="checkpoint directory, or a name on the model hub")
-    parser.add_argument("out", type=Path, help="directory to write")
+    parser.add_argument("source", type=path_or_name, help="checkpoint directory, or a name on the model hub")
+    parser.add_argument("out", action=OutputModel, help="directory to write")
     parser.add_argument("--wiring", required=True, help="standard, ladder, ladder@16-31, parallel, ...")
     parser.add_argument("--tp", type=int, help="tensor-parallel degree of a wiring that depends on it (spd, ...)")
     parser.add_argument("--model", help="row of the table of sizes to file the result under")
-    parser.add_argument("--chat-template", help="replace the chat template (`ladder tokenizer --help` says by what)")
-    parser.add_argument("--record", type=Path, help="JSON record to write")
+    parser.add_argument(
+        "--chat-template", type=path_or_name, help="replace the chat template (`ladder tokenizer --help` says by what)"
+    )
+    parser.add_argument("--record", action=OutputFile, help="JSON record to write")
     add_job_arguments(parser, record=False)
 
 
 def main(args: argparse.Namespace) -> None:
     template = chat_template(args.chat_template) if args.chat_template else None
     source = find(args.source)
-    check_out(args.out, source)
     what = check(source, args.wiring, args.tp)
     if not Path(args.source).is_dir():  # the copy of a hub's model is called by its commit
         what["model"] = args.source.partition("/")[2]
@@ -77,15 +80,6 @@ def find(source: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source}: neither a directory here nor to be had from the model hub ({reason})") from error
-
-
-def check_out(out: Path, source: Path) -> None:
-    """Refuse to replace anything but a checkpoint that is not the source."""
-    here, there = out.resolve(), source.resolve()
-    if here == there or here in there.parents or there in here.parents:
-        raise UserError(f"{out}: overlaps with the source {source}; write somewhere else")
-    if here.exists() and not (here / CARD).is_file() and not (here.is_dir() and not any(here.iterdir())):
-        raise UserError(f"{out}: exists and is no checkpoint of this package; write somewhere else, or delete it first")
 
 
 def check(source: Path, wiring: str, tp: int | None = None) -> dict:
@@ -138,8 +132,7 @@ def convert(
     config = read_json(source / "config.json")
     found, config = check_weights(source, config), rewired(config, wiring, tp)
     need_disk(out, total_size(found))
-    with whole(out) as part:
-        part.mkdir()
+    with atomic_write(out, directory=True) as part:
         digests = copy(source, part, found, has_signal(config), info)
         if template:
             (part / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -19,10 +19,12 @@ from pathlib import Path
 from symtable import symtable
 
 import ladder
-from ladder.files import need_disk, read_json, whole, write_json
+from ladder.files import atomic_write, need_disk, write_json
 from ladder.model.checkpoint import rewired, seal
-from ladder.model.convert import check, check_out, copy
+from ladder.model.convert import check, copy
 from ladder.model.weights import check_weights, has_signal, rows_of, total_size
+from ladder.outputs import OutputModel
+from ladder.reading import read_json
 from ladder.records import git_commit
 from ladder.wiring import Row, pattern
 
@@ -45,11 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", type=Path, help="directory of `ladder pretrain`, `ladder convert`, `ladder adapt`"
     )
-    parser.add_argument("out", type=Path, help="directory to write")
+    parser.add_argument("out", action=OutputModel, help="directory to write")
 
 
 def main(args: argparse.Namespace) -> None:
-    check_out(args.out, args.checkpoint)
     export(args.checkpoint, args.out)
 
 
@@ -60,8 +61,7 @@ def export(source: Path, out: Path) -> None:
     info = check(source, wiring, tp)
     found, config = check_weights(source, config), rewired(config, wiring, tp)
     need_disk(out, total_size(found))
-    with whole(out) as part:
-        part.mkdir()
+    with atomic_write(out, directory=True) as part:
         digests = copy(source, part, found, has_signal(config), info)
         if wiring != "standard":
             auto = {name: f"{MODULE}.{target}" for name, target in AUTO.items()}

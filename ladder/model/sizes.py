@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ladder.errors import UserError, known
-from ladder.files import read_json
+from ladder.reading import read_json
 
 
 @dataclass(frozen=True)

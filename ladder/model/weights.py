@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ladder.errors import UserError
-from ladder.files import read_json, write_json
+from ladder.files import write_json
 from ladder.model.copying import Copier
+from ladder.reading import read_json
 from ladder.wiring import Row, table
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"

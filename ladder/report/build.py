@@ -13,10 +13,12 @@ import json
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import digest, sha256, whole, write_json
+from ladder.files import atomic_write, digest, sha256, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.outputs import OutputFolder
 
+WRITTEN = ("records.csv", "tables", "figures", "summary.json", "all")
 UI = "http://127.0.0.1:5000/#/experiments/1"  # the address of `mlflow ui`, and the experiment that `ladder init` makes
 
 
@@ -29,7 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-json", default="{}", metavar="JSON", help="the configuration, where there is no --run"
     )
-    parser.add_argument("--out", type=Path, default=Path("reports"), help="directory to write")
+    parser.add_argument(
+        "--out",
+        action=OutputFolder,
+        writes=WRITTEN,
+        holds=("published", "measured"),
+        default=Path("reports"),
+        help="directory to write",
+    )
     parser.add_argument(
         "--mlflow-ui", default=UI, metavar="URL", help="where links to runs lead (default: %(default)s)"
     )
@@ -112,7 +121,7 @@ def build(
     provenance = run_tables.provenance(data, run.get("name"))
 
     written = [out / "records.csv"]
-    with whole(written[0]) as part:
+    with atomic_write(written[0]) as part:
         data.ours.convert_dtypes().to_csv(part, index=False, lineterminator="\n")
     for table in tables:
         written += cells.write(table, out / "tables", ui)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ladder.files import whole
+from ladder.files import atomic_write
 from ladder.report.frames import COLUMNS
 from ladder.report.style import listing
 
@@ -99,9 +99,9 @@ def write(table: Table, folder: Path, ui: str) -> list[Path]:
     to the MLflow UI at ``ui``)."""
     csv, page = folder / f"{table.name}.csv", folder / f"{table.name}.html"
     tidy = table.tidy()
-    with whole(csv) as part:
+    with atomic_write(csv) as part:
         (tidy if len(tidy) else table.shown()).convert_dtypes().to_csv(part, index=False, lineterminator="\n")
-    with whole(page) as part:
+    with atomic_write(page) as part:
         part.write_text(render(table, tidy, ui), encoding="utf-8")
     return [csv, page]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ladder.files import whole
+from ladder.files import atomic_write
 from ladder.report import rules, speed_claims
 from ladder.report.frames import Frames
 from ladder.report.rules import ELSE, VERDICTS, Claim
@@ -146,7 +146,7 @@ def counts(judged: pd.DataFrame) -> dict[str, int]:
 def write(judged: pd.DataFrame, folder: Path) -> list[Path]:
     """claims.csv, and claims.html for the page: one article a claim."""
     csv, page = folder / "claims.csv", folder / "claims.html"
-    with whole(csv) as part:
+    with atomic_write(csv) as part:
         judged.to_csv(part, index=False, lineterminator="\n")
     summary = listing(f"{n} {name}" for name, n in counts(judged).items())
     parts = [f'<p class="caption"><strong>{len(judged)} claims</strong>: {summary}.</p>']
@@ -162,6 +162,6 @@ def write(judged: pd.DataFrame, folder: Path) -> list[Path]:
             f"<dt>Rule</dt><dd>{text['rule']}</dd></dl>\n</section>"
         )
     parts.append('<p class="downloads"><a href="reports/tables/claims.csv" download>CSV</a></p>')
-    with whole(page) as part:
+    with atomic_write(page) as part:
         part.write_text('<div class="claims">\n' + "\n".join(parts) + "\n</div>\n", encoding="utf-8")
     return [csv, page]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from ladder.files import whole
+from ladder.files import atomic_write
 from ladder.report.style import COMMUNICATION, listing, look, order
 from ladder.schedule import length, timeline
 from ladder.wiring import PATTERNS, Row, ends_apart, pattern, table, trace
@@ -171,7 +171,7 @@ def write(folder: Path) -> list[Path]:
     for wiring in DRAWN:
         path, drawing = folder / f"wiring-{wiring}.svg", Drawing(wiring)
         svg = drawing.svg()
-        with whole(path) as part:
+        with atomic_write(path) as part:
             part.write_text(svg + "\n", encoding="utf-8")
         written.append(path)
         parts.append(
@@ -183,7 +183,7 @@ def write(folder: Path) -> list[Path]:
             "</figure>"
         )
     page = folder / "wirings.html"
-    with whole(page) as part:
+    with atomic_write(page) as part:
         part.write_text("\n".join(['<div class="wirings">', *parts, "</div>", ""]), encoding="utf-8")
     return [*written, page]
 

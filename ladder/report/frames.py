@@ -9,7 +9,7 @@ import pandas as pd
 
 from ladder import records
 from ladder.errors import UserError
-from ladder.files import read_json
+from ladder.reading import read_json
 
 PROVENANCE = ["commit", "config_digest", "hardware", "mlflow_run_id"]
 PUBLISHED_COLUMNS = ["table", "version", "model", "architecture", "tp", "batch", "p2p", "metric", "value", "unit"]

@@ -3,7 +3,7 @@
 import html
 from pathlib import Path
 
-from ladder.files import whole
+from ladder.files import atomic_write
 from ladder.report.cells import Cell, Column, Table, missing, words
 from ladder.report.frames import Frames
 from ladder.report.style import listing
@@ -130,7 +130,7 @@ def write_provenance(found: dict, path: Path) -> None:
         f'<tr><th scope="row">{name}</th><td>{html.escape(", ".join(values) or "not recorded")}</td></tr>'
         for name, values in facts.items()
     ]
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(
             '<div class="results">'
             '<div class="scroll" role="region" tabindex="0" aria-label="Provenance of this build">\n'

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ladder.files import whole
+from ladder.files import atomic_write
 from ladder.records import cores
 from ladder.report.style import INK
 
@@ -137,20 +137,20 @@ def write(figure: Figure, folder: Path, drawn: list[str]) -> list[Path]:
     written, drawings, links = [], [], []
     for panel, svg in zip(figure.panels, drawn, strict=True):
         path = folder / f"{panel.name}.svg"
-        with whole(path) as part:
+        with atomic_write(path) as part:
             part.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg, encoding="utf-8")
         written.append(path)
         drawings.append(f'<div class="panel">{svg.strip()}</div>')
         links.append(f'<a href="reports/figures/{path.name}" download>SVG</a>')
     if len(figure.data):
         path = folder / f"{figure.name}.csv"
-        with whole(path) as part:
+        with atomic_write(path) as part:
             figure.data.convert_dtypes().to_csv(part, index=False, lineterminator="\n")
         written.append(path)
         links.append(f'<a href="reports/figures/{path.name}" download>CSV</a>')
     page = folder / f"{figure.name}.html"
     inside = f'<div class="panels">{"".join(drawings)}</div>\n' if drawings else ""
-    with whole(page) as part:
+    with atomic_write(page) as part:
         part.write_text(
             f'<figure class="chart" id="figure-{figure.name.replace("_", "-")}" data-search-exclude>\n{inside}'
             f"<figcaption><strong>{html.escape(figure.title)}.</strong> {html.escape(figure.caption)} "

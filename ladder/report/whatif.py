@@ -13,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ladder.devices import DEVICES
-from ladder.files import whole, write_json
+from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
 from ladder.model.sizes import SIZES
+from ladder.outputs import OutputFile
 from ladder.report.style import COMMUNICATION, HYBRIDS, look
 from ladder.schedule import order
 from ladder.simulate import cost
@@ -32,13 +33,15 @@ SHAPE = ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab", "tied
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", type=Path, default=DEFAULT, metavar="JSON", help="of `ladder calibrate`")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".json, or .html for a page's element")
+    parser.add_argument(
+        "--out", action=OutputFile, required=True, metavar="FILE", help=".json, or .html for a page's element"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     content = tables(load(args.calibration))
     if args.out.suffix == ".html":
-        with whole(args.out) as part:
+        with atomic_write(args.out) as part:
             part.write_text(fragment(content), encoding="utf-8")
     else:
         write_json(args.out, content)

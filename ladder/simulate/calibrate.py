@@ -14,7 +14,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import read_json, write_json
+from ladder.files import write_json
+from ladder.outputs import OutputFile
+from ladder.reading import read_json
 from ladder.simulate.calibration import Calibration, load
 from ladder.simulate.fit import Fit, Row, fit
 from ladder.simulate.points import read
@@ -26,7 +28,7 @@ ROUND = 6  # significant digits of what is written
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", type=Path, nargs="+", metavar="ROWS", help="a CSV, or records of `ladder bench`")
-    parser.add_argument("--out", type=Path, metavar="JSON", help="calibration to write")
+    parser.add_argument("--out", action=OutputFile, metavar="JSON", help="calibration to write")
     parser.add_argument("--start", type=Path, metavar="JSON", help="calibration whose other parameters are kept")
     parser.add_argument(
         "--links", nargs="+", default=[], metavar="LINK", help="with --start: fit only these links, and only their rows"

@@ -20,8 +20,8 @@ import numpy as np
 
 from ladder.devices import Device, device
 from ladder.errors import UserError
-from ladder.files import read_json
 from ladder.links import ALIASES, LINKS, Link, latency, link
+from ladder.reading import read_json
 
 DEFAULT = Path(__file__).parent / "calibration.json"
 COMPUTE = ("stream_one", "stream_many", "kv_stream", "matmul", "kernel_us", "prefill_kernel_us")

@@ -8,7 +8,8 @@ import csv
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import whole
+from ladder.files import atomic_write
+from ladder.outputs import OutputFile
 from ladder.simulate.points import COLUMNS
 
 VALUES = ("tokens_per_s", "prefill_s", "decode_s", "speedup", "memory_gb")
@@ -32,12 +33,12 @@ REPEAT = "a repeat of Figure 2: says how far repeats differ"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--published", type=Path, default=Path("reports/published"), help="directory of published CSVs")
-    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="points to write")
+    parser.add_argument("--out", action=OutputFile, required=True, metavar="CSV", help="points to write")
 
 
 def main(args: argparse.Namespace) -> None:
     found = rows(args.published)
-    with whole(args.out) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(args.out) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)

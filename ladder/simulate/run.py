@@ -28,7 +28,8 @@ import numpy as np
 
 from ladder import records
 from ladder.errors import UserError
-from ladder.files import whole
+from ladder.files import atomic_write
+from ladder.outputs import OutputFile, path_or_name
 from ladder.schedule import timeline
 from ladder.simulate import cost
 from ladder.simulate.calibration import DEFAULT, Calibration, find_link, load
@@ -61,13 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", type=int, default=1024, help="prompt tokens (default: %(default)s)")
     parser.add_argument("--new-tokens", type=int, default=512, help="tokens to generate (default: %(default)s)")
     parser.add_argument("--hardware", default="h100", help="row of the table of devices (default: %(default)s)")
-    parser.add_argument("--link", default="nvlink", help="default: %(default)s")
+    parser.add_argument("--link", type=path_or_name, default="nvlink", help="default: %(default)s")
     parser.add_argument("--implementation", default="published", help="published, ladder or serving")
     parser.add_argument("--calibration", type=Path, default=DEFAULT, metavar="JSON", help="of `ladder calibrate`")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--trace", type=Path, metavar="JSON", help="write the timeline of a decode step for Perfetto")
+    parser.add_argument(
+        "--trace", action=OutputFile, metavar="JSON", help="write the timeline of a decode step for Perfetto"
+    )
     parser.add_argument("--points", type=Path, metavar="CSV", help="predict these points")
-    parser.add_argument("--out", type=Path, metavar="CSV", help="where to write the points with their predictions")
+    parser.add_argument(
+        "--out", action=OutputFile, metavar="CSV", help="where to write the points with their predictions"
+    )
     parser.add_argument("--intervals", action="store_true", help="with --points: add 90 %% intervals")
 
 
@@ -98,7 +103,7 @@ def grid(path: Path, out: Path, calibration: Calibration, intervals: bool = Fals
     """
     lines = read(path, calibration)
     names = [*dict.fromkeys([*COLUMNS, *lines[0][1]]), *ADDED, *(INTERVALS if intervals else ())]
-    with whole(out) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(out) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         fitting = 0

@@ -19,9 +19,9 @@ import numpy as np
 from ladder import records
 from ladder.devices import DEVICES
 from ladder.errors import UserError
-from ladder.files import read_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.reading import read_json
 from ladder.simulate.calibration import DEFAULT, Calibration, load
 from ladder.simulate.fit import fit
 from ladder.simulate.model import Point, interval, predict

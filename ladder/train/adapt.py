@@ -16,7 +16,9 @@ from pathlib import Path
 
 import ladder.job
 from ladder.errors import UserError
-from ladder.files import read_json, read_jsonl, sha256
+from ladder.files import sha256
+from ladder.outputs import path_or_name
+from ladder.reading import read_json, read_jsonl
 from ladder.train import methods
 from ladder.train import options as training
 
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", type=Path, required=True, help="directory of `ladder chat`")
     parser.add_argument(
         "--chat-template",
+        type=path_or_name,
         help="llama3, chatml or a jinja file, in place of the checkpoint's own where that does not mark the assistant",
     )
     methods.add_arguments(parser)

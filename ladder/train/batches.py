@@ -23,7 +23,7 @@ import numpy as np
 
 from ladder.data.shards import TokenShards
 from ladder.errors import UserError
-from ladder.files import read_json
+from ladder.reading import read_json
 from ladder.train.order import visited
 
 BLOCK = 10_000  # rows

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ladder.errors import UserError, known
-from ladder.files import read_json
+from ladder.outputs import path_or_name
+from ladder.reading import read_json
 from ladder.wiring import Row, parse_layers, table
 
 
@@ -214,7 +215,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method")
     said = "; ".join(f"{name}: {row.summary}" for name, row in METHODS.items())
     group.add_argument("--method", default="sft", help=f"{said} (default: sft)")
-    group.add_argument("--teacher", help="distillation: the original, a directory or a name on the hub; not changed")
+    group.add_argument("--teacher", type=path_or_name, help="distillation: the original, which is not changed")
     group.add_argument("--temperature", type=float, default=1.0, help="of teacher and model in the KL (default: 1)")
     group.add_argument(
         "--sft-weight", type=float, default=0.0, help="of the cross-entropy beside the KL's 1 (default: 0, KL alone)"

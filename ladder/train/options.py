@@ -4,9 +4,9 @@ import argparse
 import math
 import os
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
 from ladder.errors import UserError, known
+from ladder.outputs import OutputFolder, OutputModel
 
 
 def _option(default, help_: str, numeric: bool = True, **flag):
@@ -127,8 +127,14 @@ def add_arguments(parser: argparse.ArgumentParser, **defaults) -> None:
             settings["help"] += f" (default: {shown})"
         group.add_argument(_flag(f.name), **settings)
     files = parser.add_argument_group("files")
-    files.add_argument("--work", type=Path, required=True, help="folder for this run's checkpoints; emptied at the end")
-    files.add_argument("--out", type=Path, required=True, help="the trained model, a Hugging Face directory")
+    files.add_argument(
+        "--work",
+        action=OutputFolder,
+        writes=("step-*",),
+        required=True,
+        help="folder for this run's checkpoints; emptied at the end",
+    )
+    files.add_argument("--out", action=OutputModel, required=True, help="the trained model, a Hugging Face directory")
 
 
 def of(args: argparse.Namespace) -> Options:

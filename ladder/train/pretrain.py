@@ -16,8 +16,9 @@ from pathlib import Path
 
 import ladder.job
 from ladder.errors import UserError
-from ladder.files import read_json, sha256
+from ladder.files import sha256
 from ladder.model.sizes import size
+from ladder.reading import read_json
 from ladder.train import options as training
 from ladder.wiring import check_model, check_tp, ends_apart, table
 

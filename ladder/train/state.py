@@ -24,7 +24,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from ladder.errors import UserError
-from ladder.files import read_json, sha256, write_json
+from ladder.files import sha256, write_json
+from ladder.reading import read_json
 from ladder.train.layout import local
 from ladder.train.ranks import WAIT, Ranks
 

@@ -13,11 +13,11 @@ from ladder.bench.rows import extrapolated, stable
 from ladder.bench.statistics import estimate, hidden, matters
 from ladder.bench.timing import Timer
 from ladder.cli import main
-from ladder.files import read_json
 from ladder.inference.fused import Fused
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
 from ladder.parallel.communicators import EmulatedLink, Solo
+from ladder.reading import read_json
 from ladder.schedule import length, timeline
 from ladder.wiring import PATTERNS, Module, run, table
 

@@ -7,8 +7,8 @@ from ladder.bench import link as bench_link
 from ladder.bench.link import fit, message_sizes, summary
 from ladder.cli import main
 from ladder.errors import UserError
-from ladder.files import read_json
 from ladder.links import link
+from ladder.reading import read_json
 
 ALPHA, BETA = 1e-4, 1e-9
 SIZES = message_sizes(2**26)

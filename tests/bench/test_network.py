@@ -11,7 +11,7 @@ from ladder.bench import network, slowpath
 from ladder.bench.launch import run_ranks
 from ladder.cli import main
 from ladder.errors import UserError
-from ladder.files import read_json
+from ladder.reading import read_json
 
 
 def allowed() -> bool:

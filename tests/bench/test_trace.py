@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ladder.bench.trace import profiled, write_trace
-from ladder.files import read_json
+from ladder.reading import read_json
 from ladder.schedule import timeline
 from ladder.wiring import table
 

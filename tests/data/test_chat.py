@@ -10,7 +10,7 @@ from ladder.data.chat import IGNORED, encode, pack, too_long
 from ladder.data.conversations import cut, sections
 from ladder.data.documents import documents
 from ladder.errors import UserError
-from ladder.files import read_json, read_jsonl
+from ladder.reading import read_json, read_jsonl
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -185,7 +185,7 @@ GOOD = {"messages": TALK}
     [
         ([GOOD, {"text": "x"}], "bad.jsonl:2: no messages"),
         ([GOOD, {"messages": []}], "bad.jsonl:2: no messages"),
-        ([[1]], "bad.jsonl:1: not an object"),
+        ([[1]], "bad.jsonl:1: holds a list"),
         ([{"messages": [{"content": "x"}]}], "bad.jsonl:1: a message without 'role'"),
         ([{"messages": [{"role": "user", "content": None}]}], "bad.jsonl:1: a message without 'role' and a text"),
         ([{"messages": [{"role": "robot", "content": "x"}]}], "bad.jsonl:1: unknown role 'robot'; known: assistant"),

@@ -5,7 +5,8 @@ from toy_text import make_corpus, prose
 from ladder import records
 from ladder.data.documents import documents
 from ladder.data.tokenizer import load
-from ladder.files import read_jsonl, sha256, write_jsonl
+from ladder.files import sha256, write_jsonl
+from ladder.reading import read_jsonl
 
 
 def make(ladder, corpus, tokenizer, out, *more):

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from ladder.data.tokenizer import load, train
-from ladder.files import sha256
+from ladder.files import MARK, sha256
 
 MESSAGES = [{"role": "user", "content": "Stream?"}, {"role": "assistant", "content": "Residual."}]
 
@@ -35,7 +35,7 @@ def test_training_is_deterministic_and_reads_the_training_split_only(ladder, cor
         (copy / f"{split}.jsonl").unlink()
     words = ["--corpus", copy, "--vocab", 400, "--out", tmp_path / "t", "--record", tmp_path / "r.json"]
     assert ladder("tokenizer", *words) == (0, "")
-    names = sorted(path.name for path in tokenizer.iterdir())
+    names = sorted(path.name for path in tokenizer.iterdir() if path.name != MARK)
     assert names == ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"]
     for name in names:
         assert sha256(tmp_path / "t" / name) == sha256(tokenizer / name)

@@ -12,12 +12,13 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from ladder import progress
 from ladder.cli import main
-from ladder.files import read_json, sha256, write_json
+from ladder.files import sha256, write_json
 from ladder.model import copying
 from ladder.model.checkpoint import card, load, save, verify
 from ladder.model.convert import check, convert
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.weights import INDEX, SIGNAL, SIGNAL_FILE
+from ladder.reading import read_json
 
 IDS = torch.arange(12)[None]
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -183,7 +184,7 @@ def test_killed_while_copying_leaves_nothing_under_the_name(llama, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"LADDER_TRACKING": "off"})
     assert done.returncode == -signal.SIGKILL
     assert not out.exists()
-    assert list(tmp_path.glob(".out.*.part"))  # it was at it
+    assert list(tmp_path.glob(".out.*.ladder-part"))  # it was at it
     load(rewire(source, out, "ladder"))
     assert not list(tmp_path.glob(".out.*"))  # nor, after another try, beside it
 

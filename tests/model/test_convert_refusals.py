@@ -6,9 +6,10 @@ from safetensors.torch import load_file, save_file
 
 from ladder.cli import main
 from ladder.errors import UserError
-from ladder.files import read_json, write_json
+from ladder.files import write_json
 from ladder.model.convert import check, convert
 from ladder.model.weights import INDEX
+from ladder.reading import read_json
 
 
 def shard_of(folder, number):
@@ -154,8 +155,7 @@ def test_nothing_but_a_checkpoint_is_replaced(llama, tmp_path, capsys, place):
     (tmp_path / "full" / "mine").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     assert main(["convert", str(source), str(out), "--wiring", "ladder", "--record", str(tmp_path / "r.json")]) == 1
-    error = capsys.readouterr().err
-    assert "overlaps with the source" in error or "exists and is no checkpoint" in error
+    assert str(out) in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ladder import cli, files, records
+from ladder import cli, files, reading, records
 from ladder.data.chat import encode, pack
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
 from ladder.train.batches import IGNORE, PackedChat
@@ -45,7 +45,7 @@ def test_adapt(checkpoint, data, tmp_path):
     assert tokenizer.chat_template == load(checkpoint)[1].chat_template
     before, after = load(checkpoint)[0], model
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
-    assert files.read_json(tmp_path / "model/ladder.json")["variant"] == "adapted"
+    assert reading.read_json(tmp_path / "model/ladder.json")["variant"] == "adapted"
 
 
 def test_the_tensor_parallel_degree_stays(data, tmp_path):
@@ -55,7 +55,7 @@ def test_the_tensor_parallel_degree_stays(data, tmp_path):
     save(LadderForCausalLM(config), data / "tokenizer", tmp_path / "spd", info)
     assert cli.main(words(tmp_path / "spd", data, tmp_path)) == 0
     assert all(row["tp"] == 2 for row in records.read(tmp_path / "record.json")["rows"])
-    assert files.read_json(tmp_path / "model/ladder.json")["tp"] == 2
+    assert reading.read_json(tmp_path / "model/ladder.json")["tp"] == 2
     assert load(tmp_path / "model")[0].config.tensor_parallel_size == 2
 
 
@@ -103,7 +103,7 @@ def without_template(checkpoint, out):
     """The checkpoint, whole and sound, but with a tokenizer that has no chat template."""
     shutil.copytree(checkpoint, out)
     (out / "chat_template.jinja").unlink()
-    card = files.read_json(out / "ladder.json")
+    card = reading.read_json(out / "ladder.json")
     del card["sha256"]["chat_template.jinja"]
     files.write_json(out / "ladder.json", card)
     return out
@@ -141,7 +141,8 @@ def test_bad_chat(checkpoint, data, tmp_path, capsys, content, sentence):
 
 
 def test_no_chat_at_all(checkpoint, data, tmp_path, capsys):
-    assert cli.main(words(checkpoint, data, tmp_path, "--chat", str(tmp_path))) == 1
+    (tmp_path / "none").mkdir()
+    assert cli.main(words(checkpoint, data, tmp_path, "--chat", str(tmp_path / "none"))) == 1
     assert "train.jsonl: no such file; `ladder chat` makes it" in capsys.readouterr().err
 
 

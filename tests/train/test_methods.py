@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy import Tracking, killed, losses, model, run
 
-from ladder import cli, files, records
+from ladder import cli, files, reading, records
 from ladder.errors import UserError
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
 from ladder.train.methods import METHODS, Objective, Recipe, in_order, split
@@ -163,7 +163,7 @@ def test_distill(original, converted, data, tmp_path):
     assert rows["validation_kl"] == last["kl"]
     assert rows["validation_loss"] == last["loss"]
     assert record["settings"].items() >= {"method": "distill", "hidden_weight": 0.1}.items()
-    assert files.read_json(tmp_path / "model/ladder.json")["variant"] == "distilled"
+    assert reading.read_json(tmp_path / "model/ladder.json")["variant"] == "distilled"
     assert before == {name: (original / name).read_bytes() for name in before}
 
 
@@ -174,7 +174,7 @@ def test_progressive_distillation_ends_under_the_full_wiring(original, converted
     assert record["settings"]["phases"] == ["ladder@2,3", "ladder"]
     assert "validation_kl" in {row["metric"] for row in record["rows"]}
     assert load(tmp_path / "model")[0].config.wiring == "ladder"
-    assert files.read_json(tmp_path / "model/ladder.json")["variant"] == "progressive"
+    assert reading.read_json(tmp_path / "model/ladder.json")["variant"] == "progressive"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from toy import Stream
 
 from ladder import cli
 from ladder.errors import UserError
-from ladder.files import read_json
+from ladder.reading import read_json
 from ladder.train import order
 from ladder.train.batches import Mixture, PackedTokens, check, loader_speed, packed_tokens, quotas
 

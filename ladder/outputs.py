@@ -1,0 +1,119 @@
+"""What a command line writes and reads: every option that names an output is checked before work begins.
+
+    parser.add_argument("--record", action=OutputFile)
+    parser.add_argument("--out", action=OutputModel)          a directory that is replaced as a whole
+    parser.add_argument("--out", action=OutputFolder, writes=("train.jsonl", "manifest.json"))
+
+Every other option of type ``Path`` or ``path_or_name`` is an input. An output must not be an input, lie in one or hold
+one, nor may two outputs be one. A file that is named may be replaced; the files that a command writes in a folder
+replace others of their name only where the folder carries our mark.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from ladder.errors import UserError
+from ladder.files import MARK, check_target, check_writable, marked_folders
+
+
+def path_or_name(text: str) -> str:
+    """The type of an option that takes a path, or a name of a table or of the model hub."""
+    return text
+
+
+class OutputFile(argparse.Action):
+    """An option that names a file to write."""
+
+    directory = False
+
+    def __init__(self, *args, writes: tuple[str, ...] = (), holds: tuple[str, ...] = (), **kwargs):
+        """writes: patterns of what is written in it; holds: inputs, by dest, that may lie in it."""
+        super().__init__(*args, type=Path, **kwargs)
+        self.writes, self.holds = writes, holds
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, value)
+
+
+class OutputModel(OutputFile):
+    """An option that names a checkpoint directory to write, which replaces an older one as a whole."""
+
+    directory = True
+
+
+class OutputFolder(OutputFile):
+    """An option that names a folder in which files are written."""
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse outputs that cannot be written, or that would damage something. Raises UserError.
+
+    The folders are marked as soon as a file is written in them.
+    """
+    outputs = [(action, path) for action, path in _values(parser, args) if isinstance(action, OutputFile)]
+    inputs = [(action, path) for action, path in _values(parser, args) if not isinstance(action, OutputFile)]
+    for action, path in outputs:
+        option = _option(action)
+        if isinstance(action, OutputFolder):
+            check_folder(option, path, action.writes)
+            marked_folders.add(path.resolve())
+        else:
+            _named(option, check_target, path, action.directory)
+        _named(option, check_writable, path / MARK if isinstance(action, OutputFolder) and path.is_dir() else path)
+        for other, source in inputs:
+            _apart(action, path, other, source)
+        for other, second in outputs:
+            if other is not action and path.resolve() == second.resolve():
+                raise UserError(f"{option} {path} is also {_option(other)}; give each output a place of its own")
+            if action.directory and path.resolve() in second.resolve().parents:
+                raise UserError(f"{_option(other)} {second} lies in {option}, which is replaced whole; move it out")
+
+
+def check_folder(option: str, path: Path, writes: tuple[str, ...]) -> None:
+    """Refuse a folder that is none, or that holds files of others where ours would be written. Raises UserError."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option} {path}: is a file, and a folder is to be written in; choose another place")
+    if (path / MARK).is_file() or not path.is_dir():
+        return
+    for pattern in writes:
+        if taken := next(iter(sorted(path.glob(pattern))), None):
+            raise UserError(
+                f"{option} {path}: {taken.name!r} is there and would be replaced, but the folder has no mark of this "
+                f"package; choose another folder, or put an empty file {MARK!r} into it if its content may be replaced"
+            )
+
+
+def _values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[tuple[argparse.Action, Path]]:
+    """The paths that the options name."""
+    for action in parser._actions:
+        if action.type not in (Path, path_or_name):
+            continue
+        value = getattr(args, action.dest, None)
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(entry, Path) or (isinstance(entry, str) and Path(entry).exists()):
+                yield action, Path(entry)
+
+
+def _apart(action: OutputFile, path: Path, other: argparse.Action, source: Path) -> None:
+    here, there = path.resolve(), source.resolve()
+    relation = None
+    if here == there:
+        relation = "is the input"
+    elif there in here.parents:
+        relation = "lies in the input"
+    elif here in there.parents and other.dest not in action.holds:
+        relation = "holds the input"
+    if relation:
+        raise UserError(f"{_option(action)} {path}: {relation} {_option(other)} {source}; write somewhere else")
+
+
+def _named(option: str, check_, path: Path, *args) -> None:
+    try:
+        check_(path, *args)
+    except UserError as error:
+        raise UserError(f"{option} {error}") from None
+
+
+def _option(action: argparse.Action) -> str:
+    return action.option_strings[0] if action.option_strings else action.dest.upper()
