@@ -228,11 +228,12 @@ def _table(wiring: Wiring, layers: int) -> Table:
         for layer in range(start, stop):
             place = Place(layer, layers, layer - start, stop - 1 - layer, wiring.tp or 1)
             rows[2 * layer : 2 * layer + 2] = inside.at(place)
-    chosen = set(members)
-    for n, row in enumerate(rows):
-        if row.own and row.lag:  # it also reads its rank's share of a standard layer's output that it is ahead of
-            for m in range(max(0, n - row.lag), n):
-                rows[m] = rows[m] if m // 2 in chosen else replace(rows[m], own=1)
+    chosen, ahead = set(members), len(rows)
+    for n in reversed(range(len(rows))):  # a row ahead of a standard output also reads its rank's share of it
+        if n >= ahead and n // 2 not in chosen:
+            rows[n] = replace(rows[n], own=1)
+        if rows[n].own and rows[n].lag:
+            ahead = min(ahead, n - rows[n].lag)
     return Table(rows)
 
 
