@@ -170,10 +170,22 @@ def _compile(rows: Sequence[Row]) -> Iterator[tuple[Operation, ...]]:
 
 
 class Module(NamedTuple):
-    """One attention or MLP: ``norm(x)`` is what it reads, ``compute(normed)`` its (partial) output."""
+    """One attention or MLP: ``norm(x)`` is what it reads, ``compute(normed)`` its (partial) output; ``after(sum)``, if
+    there is one, is what the stream gets once the output is reduced (a norm of the sum)."""
 
     norm: Callable
     compute: Callable
+    after: Callable | None = None
+
+
+class Landed:
+    """A sum that is already there."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def wait(self):
+        return self.value
 
 
 class ResidualStream:
@@ -213,7 +225,7 @@ class ResidualStream:
                 case "hold":
                     self.held = self._with_held(partial, step.weight)
                 case "launch":
-                    self._launch(partial, step.weight)
+                    self._launch(partial, step.weight, module.after)
         self.module += 1
 
     def end(self):
@@ -222,9 +234,9 @@ class ResidualStream:
             self._land(step) if step.kind == "wait" else self._launch(None, step.weight)
         return self.x
 
-    def _launch(self, partial, weight: float) -> None:
+    def _launch(self, partial, weight: float, after: Callable | None = None) -> None:
         partial, self.held = self._with_held(partial, weight), None
-        self.sums.append(self.all_reduce(partial))
+        self.sums.append((self.all_reduce(partial), after))
 
     def _with_held(self, partial, weight: float):
         if not weight:
@@ -233,7 +245,8 @@ class ResidualStream:
         return partial if self.held is None else self.held + partial
 
     def _land(self, step: Operation) -> None:
-        landed = self.sums.popleft().wait()
+        handle, after = self.sums.popleft()
+        landed = handle.wait() if after is None else after(handle.wait())
         self.shares.pop(step.index, None)
         if step.signal:
             self.signal = self.signal_norm(landed)
