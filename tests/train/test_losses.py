@@ -154,6 +154,7 @@ def sharded(rank_and_size, folder: Path | None = None) -> list:
     return found
 
 
+@pytest.mark.ranks
 def test_over_two_ranks_that_share_the_weights(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
