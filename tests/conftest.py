@@ -24,7 +24,7 @@ settings.load_profile("ladder")
 # What runs on one worker is a file, or a folder whose files share fixtures. The longest begin first.
 TOGETHER = ("tests/report", "tests/site")
 LONGEST = ["tests/test_workflow.py", "tests/report", "tests/site", "tests/parallel/test_parallelize.py"]
-LONGEST += ["tests/bench/test_bench.py", "tests/inference/test_engine.py", "tests/test_wheel.py"]
+LONGEST += ["tests/bench/test_bench.py", "tests/inference/test_engine.py", "tests/model/test_wheel.py"]
 LONGEST += ["tests/train/test_ranks.py", "tests/test_tracking.py", "tests/train/test_failures.py"]
 
 
