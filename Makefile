@@ -41,8 +41,9 @@ test: setup  ## run the tests on all cores
 test-fast: setup  ## run the tests that are quick, start no other processes and open no browser
 	$(BIN)/pytest -n auto -m "not slow and not ranks and not browser"
 
-lint: setup  ## formatting and lint, of Python and of the workflow
+lint: setup  ## formatting, types and lint, of Python and of the workflow
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --min-severity error --summary=none
 	$(BIN)/snakefmt --check Snakefile workflow && $(BIN)/snakemake --lint
 
 site: setup  ## serve the site at http://127.0.0.1:8000
