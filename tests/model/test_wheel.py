@@ -11,7 +11,8 @@ from ladder.cli import main
 
 pytestmark = pytest.mark.slow
 # What only the extras install (torch or transformers would use the rest of these where they are there).
-NOT_CORE = "accelerate datasets jsonschema lm_eval matplotlib mlflow pandas pyarrow scipy sklearn snakemake".split()
+NOT_CORE = ("accelerate", "datasets", "jsonschema", "lm_eval", "matplotlib", "mlflow", "pandas")
+NOT_CORE += ("pyarrow", "scipy", "sklearn", "snakemake")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def ladder(installed, tmp_path):
 
 
 def test_it_simulates_converts_and_times(ladder, llama, tmp_path):
-    done = ladder(*"simulate --model llama-3-70b --tp 8 --hardware h200 --link nvlink".split())
+    done = ladder(*["simulate", "--model", "llama-3-70b", "--tp", "8", "--hardware", "h200", "--link", "nvlink"])
     assert done.returncode == 0, done.stderr
     assert "llama-3-70b" in done.stdout
     done = ladder("convert", llama(), "converted", "--wiring", "ladder", "--record", "convert.json")
