@@ -66,4 +66,4 @@ def pytest_terminal_summary(terminalreporter):
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     for reason, count in reasons.most_common():
-        terminalreporter.write_line(f"{count} tests skipped: {reason}")
+        terminalreporter.write_line(f"{count} skipped: {reason}")
