@@ -83,27 +83,21 @@ def main(rank, world, store, told, done):
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory):
-    """``groups(world)``: so many ranks, started when they are first asked for."""
-    started = {}
-
-    def group(world):
-        if world not in started:
-            started[world] = Ranks(world, tmp_path_factory.mktemp("ranks") / "store")
-        return started[world]
-
-    yield group
-    for ranks in started.values():
-        ranks.stop()
+    """{number of ranks: Ranks}"""
+    started = {world: Ranks(world, tmp_path_factory.mktemp("ranks") / "store") for world in (2, 4)}
+    yield started
+    for group in started.values():
+        group.stop()
 
 
 @pytest.fixture(params=[2, 4])
 def ranks(request, groups):
-    return groups(request.param)
+    return groups[request.param]
 
 
 @pytest.fixture
 def two(groups):
-    return groups(2)
+    return groups[2]
 
 
 def check_gradients(mesh, wirings, options, changes):
