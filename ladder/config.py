@@ -12,7 +12,7 @@ from ladder.links import link
 from ladder.model.sizes import size
 from ladder.plan import METHOD_KEYS, listed
 from ladder.train.methods import METHODS, Recipe
-from ladder.wiring import check_model, table, tied
+from ladder.wiring import Wiring, table
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yaml"
 
@@ -88,7 +88,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     if "wiring" in source:
         if not any((run["size"], run["wiring"]) == (source["size"], source["wiring"]) for run in pretrain["runs"]):
             yield "adapt.from", f"{source['size']} {source['wiring']} is not among pretrain.runs; add it there"
-        if tied(source["wiring"]) and adapt.get("tp") != pretrain.get("tp"):
+        if Wiring.parse(source["wiring"]).tied and adapt.get("tp") != pretrain.get("tp"):
             yield "adapt.tp", f"{adapt.get('tp')} is not the {pretrain.get('tp')} that adapt.from was pretrained for"
         if missing := sorted(set(adapt["seeds"]) - set(pretrain["seeds"])):
             yield "adapt.seeds", f"seeds {missing} are not among pretrain.seeds {pretrain['seeds']}"
@@ -159,13 +159,14 @@ def _attempt(key: str, call, *args) -> Iterator[tuple[str, str]]:
 
 def _wiring(key: str, wiring: str, model: str, section: str, settings: dict) -> Iterator[tuple[str, str]]:
     """What is wrong with a wiring that a section wants of a model computed, and with the section's ``tp`` for it."""
-    yield from _attempt(key, check_model, wiring)
-    if not tied(wiring):
-        yield from _attempt(key, table, wiring, size(model).layers)
+    yield from _attempt(key, Wiring.parse, wiring)
+    chosen, layers = Wiring.parse(wiring), size(model).layers
+    if chosen.timing_only or not chosen.tied:
+        yield from _attempt(key, chosen.of_model, layers)
     elif "tp" not in settings:
         yield f"{section}.tp", f"is missing; wiring {wiring!r} is another function at every tensor-parallel degree"
     else:
-        yield from _attempt(key, table, wiring, size(model).layers, settings["tp"])
+        yield from _attempt(key, Wiring.parse(wiring, settings["tp"]).of_model, layers)
         yield from _degree(f"{section}.tp", settings["tp"], model)
 
 

@@ -8,7 +8,7 @@ from ladder.data.documents import SPLITS
 from ladder.errors import UserError
 from ladder.files import digest
 from ladder.model.sizes import row
-from ladder.wiring import tied
+from ladder.wiring import Wiring
 
 TRAINING_KEYS = (
     *("steps", "batch", "micro_batch", "lr", "warmup", "min_lr", "weight_decay", "betas", "eps", "clip", "precision"),
@@ -75,7 +75,7 @@ class Plan:
         for run in settings["runs"]:
             for seed in settings["seeds"]:
                 name = f"{run['size']}-{run['wiring']}-s{seed}"
-                tp = settings["tp"] if tied(run["wiring"]) else None
+                tp = settings["tp"] if Wiring.parse(run["wiring"]).tied else None
                 model = flags({"size": run["size"], "wiring": run["wiring"], "tp": tp})
                 self.pretrain[name] = self._training({"seed": seed, **settings, **run}) | {"model": model}
 
@@ -99,7 +99,7 @@ class Plan:
                     self.adapt[name]["checkpoint"] = origin
                     continue
                 words = {"wiring": wiring, "model": source["size"], "chat_template": settings.get("chat_template")}
-                words["tp"] = settings["tp"] if tied(wiring) else None
+                words["tp"] = settings["tp"] if Wiring.parse(wiring).tied else None
                 self.convert[converted] = {
                     "wiring": wiring,
                     "size": source["size"],
@@ -163,7 +163,7 @@ class Plan:
             origin = f"{self.root}/pretrain/{name}/model"
         chosen = {key: settings.get(key) for key in ("windows", "batch")}
         chosen["sequence"] = self.config["adapt"].get("sequence", self.config["sequence"])
-        chosen["tp"] = settings["tp"] if any(map(tied, settings["wirings"])) else None
+        chosen["tp"] = settings["tp"] if any(Wiring.parse(w).tied for w in settings["wirings"]) else None
         self.sensitivity[name] = {
             "source": origin,
             "files": [] if "checkpoint" in source else [origin],

@@ -2,7 +2,7 @@
 
 A module runs when the compute resource is free and every all-reduce that the wiring waits for has landed; an all-reduce
 runs when the link is free and its modules are done. The order of computing, launching and waiting is that of the model:
-it is read off the wiring table (ladder.wiring.trace), so every wiring can be scheduled.
+it is that of the wiring's operations (ladder.residual), so every wiring can be scheduled.
 
 While an all-reduce is under way, compute runs at 1 / (1 + slowdown) of its speed: both want the same memory bandwidth
 and processors. In the steady state of ladder a module of w seconds beside an all-reduce of c seconds then takes
@@ -17,15 +17,16 @@ from functools import cache
 
 import numpy as np
 
-from ladder.wiring import Row, table, trace
+from ladder.residual import Table
+from ladder.wiring import table
 
 LETTERS = {"compute": "c", "launch": "l", "wait": "w"}
 
 
-def letters(rows: Sequence[Row]) -> str:
+def letters(rows: Table) -> str:
     """What happens in order: ``c`` the next module computes, ``l`` the next all-reduce is launched, ``w`` the oldest
-    one is waited for. (:func:`ladder.wiring.run` does each of the three in order, so no numbers are needed.)"""
-    return "".join(LETTERS[event.kind] for event in trace(rows))
+    one is waited for. (:func:`ladder.residual.run` does each of the three in order, so no numbers are needed.)"""
+    return "".join(LETTERS[event.kind] for event in rows.events)
 
 
 @cache
@@ -66,7 +67,7 @@ def seconds(order: str, modules: Sequence, reduce, slowdown=0.0, in_flight: int 
 
 
 def timeline(
-    rows: Sequence[Row],
+    rows: Table,
     module_seconds: Callable[[int], float],
     reduce: float,
     in_flight: int = 1,

@@ -11,38 +11,18 @@ when a module's output becomes visible to later modules:
                    └─ mlp ──┴─ AR ─⊕─ ...                   one AR for both, waited for at once
 
 Nothing else in the code base knows what "ladder" means: the model, the tensor-parallel engine, the benchmark and the
-diagrams all run :func:`run` over a table. This module needs neither torch nor a process group.
+diagrams all run the operations that ladder.residual compiles from these rows. This module needs no torch.
 """
 
 import math
 import re
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 from ladder.errors import UserError, known
-
-
-@dataclass(frozen=True)
-class Row:
-    """How one module reads from and writes to the residual stream.
-
-    lag:    how many of the latest outputs its input does not contain yet
-    joint:  its output is held back and reduced together with the next module's
-    own:    weight with which a rank reads its own un-reduced partial until the reduced sum lands (for good, if it is
-            never reduced); with it the function depends on the number of ranks T
-    weight: weight of its partial in the reduced sum; with 0 it is never reduced
-    shared_norm: it reads the normed input of the module before it (which has the same stream), not its own norm
-    signal: the first module's output, through a norm of its own, is added to its normed input
-    """
-
-    lag: int = 0
-    joint: bool = False
-    own: float = 0.0
-    weight: float = 1.0
-    shared_norm: bool = False
-    signal: bool = False
+from ladder.residual import Row, Table
 
 
 class Place(NamedTuple):
@@ -154,206 +134,145 @@ FAMILIES = (
 )
 
 
-def pattern(name: str) -> Pattern:
-    """The pattern called ``name``, which may have a hybrid's ``@layers``. Raises UserError with the known names."""
-    name = name.partition("@")[0]
+DEEPEST = 10_000  # layers: no decoder has more, and a mistyped range must not fill the memory
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A wiring by name, of all layers of a model or of some: ``ladder``, ``ladder@16-31``, ``spd@8-15`` at ``tp`` 2.
+
+    name: a row of PATTERNS or a member of FAMILIES. layers: those that have it, in order, the others being standard;
+    None: all. tp: the number of ranks T, for a wiring that depends on it.
+    """
+
+    name: str
+    layers: tuple[int, ...] | None = None
+    tp: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, tp: int | None = None) -> "Wiring":
+        """The wiring that ``text`` spells. Raises UserError for an unknown name and for layers that cannot be read."""
+        if not isinstance(text, str):
+            raise UserError(f"wiring {text!r} is not a name; write one like 'ladder' or 'ladder@16-31'")
+        name, chosen = split_name(text)
+        _pattern(name)
+        return cls(name, parse_layers(chosen) if "@" in text else None, tp)
+
+    def __str__(self) -> str:
+        return self.name if self.layers is None else f"{self.name}@{spell_layers(self.layers)}"
+
+    @property
+    def summary(self) -> str:
+        return _pattern(self.name).summary
+
+    @property
+    def timing_only(self) -> bool:
+        """Whether no trained model computes it at more than one rank."""
+        return _pattern(self.name).timing_only
+
+    @property
+    def tied(self) -> bool:
+        """Whether the function depends on the number of ranks T, so that a checkpoint belongs to one T."""
+        return _table(Wiring(self.name, tp=2), 2).shares
+
+    def of_model(self, layers: int | None = None) -> "Wiring":
+        """This wiring, if a model (of so many ``layers``) can have it. Raises UserError for one that is for timing
+        only, for a degree that is missing or too much, and for a layer outside the model."""
+        if self.timing_only:
+            raise UserError(f"wiring {self.name!r} is for timing only: no model computes it; `ladder bench` takes it")
+        if self.tied and self.tp is None:
+            raise UserError(
+                f"wiring {self.name!r} lets a rank read its own un-reduced share, so it is another function at every "
+                "tensor-parallel degree; say which (--tp, or tp in the configuration)"
+            )
+        if self.tied and self.tp < 1:
+            raise UserError(f"tensor-parallel degree {self.tp} must be at least 1")
+        if not self.tied and self.tp is not None:
+            raise UserError(f"wiring {self.name!r} is the same function at every tensor-parallel degree; drop --tp")
+        if layers is not None:
+            self.members(layers)
+        return self
+
+    def members(self, layers: int) -> tuple[int, ...]:
+        """Which of the ``layers`` of a model have this wiring. Raises UserError for a layer outside it."""
+        if self.layers is None:
+            return tuple(range(layers))
+        if self.layers[-1] >= layers:
+            outside = f"layer {self.layers[-1]} in {spell_layers(self.layers)!r} is outside the model"
+            raise UserError(f"{outside}, which has layers 0 to {layers - 1}")
+        return self.layers
+
+    def table(self, layers: int) -> Table:
+        """The rows of the 2 x ``layers`` modules. Raises UserError where T is missing, or for a layer outside."""
+        if self.tied and self.tp is None and not self.timing_only:
+            self.of_model(layers)
+        return _table(self, layers)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """``"ladder@16-31"`` -> ("ladder", "16-31"); the layers are empty where it is of all."""
+    name, _, chosen = text.partition("@")
+    return name, chosen
+
+
+def table(wiring: str, layers: int, tp: int | None = None) -> Table:
+    """The rows of the wiring spelled so; ``tp`` may be given for every wiring."""
+    return Wiring.parse(wiring, tp).table(layers)
+
+
+@cache
+def _table(wiring: Wiring, layers: int) -> Table:
+    inside, members = _pattern(wiring.name), wiring.members(layers)
+    rows: list[Row] = [*STANDARD] * layers
+    for start, stop in _runs(members):
+        for layer in range(start, stop):
+            place = Place(layer, layers, layer - start, stop - 1 - layer, wiring.tp or 1)
+            rows[2 * layer : 2 * layer + 2] = inside.at(place)
+    chosen, ahead = set(members), len(rows)
+    for n in reversed(range(len(rows))):  # a row ahead of a standard output also reads its rank's share of it
+        if n >= ahead and n // 2 not in chosen:
+            rows[n] = replace(rows[n], own=1)
+        if rows[n].own and rows[n].lag:
+            ahead = min(ahead, n - rows[n].lag)
+    return Table(rows)
+
+
+def _pattern(name: str) -> Pattern:
+    """Raises UserError with the known names."""
     if name in PATTERNS:
         return PATTERNS[name]
     for form, least, step, build in FAMILIES:
         before, after = map(re.escape, form.split("<k>"))
-        found = re.fullmatch(f"{before}(0|[1-9][0-9]*){after}", name)
-        if found and int(found[1]) >= least and (int(found[1]) - least) % step == 0:
-            return build(int(found[1]))
+        number = re.fullmatch(f"{before}(0|[1-9][0-9]{{0,3}}){after}", name)
+        if number and int(number[1]) >= least and (int(number[1]) - least) % step == 0:
+            return build(int(number[1]))
     numbers = (f"{form} (k = {least}, {least + step}, ...)" for form, least, step, _ in FAMILIES)
     raise known("wiring", name, [*PATTERNS, *numbers])
 
 
-def tied(wiring: str) -> bool:
-    """Whether the function depends on the number of ranks T, so that a checkpoint belongs to one T."""
-    return any(row.own for layer in range(2) for row in pattern(wiring).at(Place(layer, 2, layer, 1 - layer, 2)))
-
-
-def check_model(wiring: str) -> None:
-    """Refuse a wiring that is unknown, or that no trained model computes."""
-    name = wiring.partition("@")[0]
-    if pattern(name).timing_only:
-        raise UserError(f"wiring {name!r} is for timing only: no model computes it; `ladder bench` takes it")
-
-
-def check_tp(wiring: str, tp: int | None) -> int | None:
-    """``tp`` if the wiring needs one and it is given, or needs none and it is not. Raises UserError otherwise."""
-    name = wiring.partition("@")[0]
-    if tied(name) and not pattern(name).timing_only:
-        if tp is None:
-            raise UserError(
-                f"wiring {name!r} lets a rank read its own un-reduced share, so it is another function at every "
-                "tensor-parallel degree; say which (--tp, or tp in the configuration)"
-            )
-        if tp < 1:
-            raise UserError(f"tensor-parallel degree {tp} must be at least 1")
-    elif tp is not None:
-        raise UserError(f"wiring {name!r} is the same function at every tensor-parallel degree; drop --tp")
-    return tp
-
-
-def parse_layers(text: str, layers: int) -> tuple[int, ...]:
-    """``"4-7"`` -> (4, 5, 6, 7); ``"1,4"`` -> (1, 4). Raises UserError for a layer outside the model."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise UserError(f"cannot read the layers {text!r}; write them like '4-7' or '1,4'")
+def parse_layers(text: str) -> tuple[int, ...]:
+    """``"4-7"`` -> (4, 5, 6, 7); ``"1,4"`` -> (1, 4). Raises UserError for what cannot be layers of a model."""
+    if not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*", text):
+        raise UserError(f"cannot read the layers {text[:80]!r}; write them like '4-7' or '1,4'")
     chosen: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
         first, last = int(first), int(last or first)
         if first > last:
             raise UserError(f"the layers {part!r} run backwards; write '{last}-{first}'")
+        if last >= DEEPEST:
+            raise UserError(f"layer {last} in {text[:80]!r} is outside every model; layers count from 0")
         chosen.update(range(first, last + 1))
-    if max(chosen) >= layers:
-        raise UserError(f"layer {max(chosen)} in {text!r} is outside the model, which has layers 0 to {layers - 1}")
     return tuple(sorted(chosen))
 
 
-def table(wiring: str, layers: int, tp: int | None = None) -> tuple[Row, ...]:
-    """The 2 x ``layers`` rows of a wiring: ``standard``, ``ladder``, ``ladder@16-31`` (the other layers standard).
-
-    ``tp``: the number of ranks T, for a wiring that depends on it. Raises UserError if it does and T is missing.
-    """
-    name, at, chosen = wiring.partition("@")
-    inside = pattern(name)
-    if tp is None:
-        check_tp(name, tp)
-    members = set(parse_layers(chosen, layers) if at else range(layers))
-    rows: list[Row] = []
-    for layer in range(layers):
-        nth = next(k for k in range(layers + 1) if layer - k not in members) - 1
-        left = next(k for k in range(layers + 1) if layer + k not in members) - 1
-        rows += inside.at(Place(layer, layers, nth, left, tp or 1)) if layer in members else STANDARD
-    for n, row in enumerate(rows):
-        if row.own and row.lag:  # it also reads its rank's share of a standard layer's output that it is ahead of
-            for m in range(max(0, n - row.lag), n):
-                rows[m] = rows[m] if m // 2 in members else replace(rows[m], own=1)
-    return tuple(rows)
+def spell_layers(layers: tuple[int, ...]) -> str:
+    """(4, 5, 6, 9) -> ``"4-6,9"``."""
+    return ",".join(str(start) if stop - start == 1 else f"{start}-{stop - 1}" for start, stop in _runs(layers))
 
 
-def ends_apart(rows: Sequence[Row]) -> bool:
-    """Whether the ranks' final streams differ: some output is read by its own rank only, for good."""
-    return any(row.own and not row.weight for row in rows)
-
-
-class Module(NamedTuple):
-    """One attention or MLP: ``norm(x)`` is what it reads, ``compute(normed)`` its (partial) output."""
-
-    norm: Callable
-    compute: Callable
-
-
-def run(x, modules: Sequence[Module], rows: Sequence[Row], all_reduce: Callable, signal_norm: Callable | None = None):
-    """Run the modules over the residual stream ``x``, each reading and writing as its row says; return the stream.
-
-    ``all_reduce(partial)`` launches a sum over ranks, may overwrite ``partial``, and returns an object whose ``wait()``
-    gives the sum. Each sum is waited for as late as its readers allow, which is all there is to Ladder Residual (paper
-    section 3, equations 3-4). ``signal_norm``: norm of the first module's output, for rows that read it.
-    ``x`` holds what has landed, the same on all ranks; a rank's own shares are added where they are read, not to the
-    stream, so that nothing has to be taken back. Only ``+`` and ``*`` by a number are used of ``x``, so the loop runs
-    on tensors and on symbols alike.
-    """
-    in_flight: deque[_Output] = deque()
-    signal, signal_norm = None, signal_norm if any(row.signal for row in rows) else None
-    for n, (module, row) in enumerate(zip(modules, rows, strict=True)):
-        while in_flight and in_flight[0].first < n - row.lag:
-            x, signal = _land(x, in_flight.popleft(), all_reduce, signal, signal_norm)
-        if not row.shared_norm:
-            read = x
-            for output in in_flight:
-                read = read if output.own is None else read + output.own
-            normed = module.norm(read)
-        partial = module.compute(normed + signal if row.signal else normed)
-        own = row.own * partial if row.own else None
-        if not row.weight:
-            x = x if own is None else x + own
-            continue
-        partial, first = _times(row.weight, partial), n
-        if in_flight and in_flight[-1].held is not None:  # the module before waits for this one's reduction
-            before = in_flight.pop()
-            partial, first = before.held + partial, before.first
-            own = own if before.own is None else before.own if own is None else before.own + own
-        output = _Output(first, partial, None, own) if row.joint else _Output(first, None, all_reduce(partial), own)
-        in_flight.append(output)
-    for output in in_flight:
-        x, signal = _land(x, output, all_reduce, signal, signal_norm)
-    return x
-
-
-class _Output(NamedTuple):
-    first: int  # the oldest module in it
-    held: object  # a partial that is not launched yet, or
-    pending: object  # the launched sum
-    own: object  # what the rank reads of it meanwhile
-
-
-def _land(x, output: _Output, all_reduce: Callable, signal, signal_norm):
-    landed = (all_reduce(output.held) if output.pending is None else output.pending).wait()
-    if output.first == 0 and signal_norm is not None:
-        signal = signal_norm(landed)
-    return x + landed, signal
-
-
-def _times(weight: float, value):
-    return value if weight == 1 else weight * value
-
-
-class Event(NamedTuple):
-    """``compute``: module ``index`` runs, reading the reduced outputs of ``modules`` and its rank's share of those of
-    ``own``; ``launch`` / ``wait``: the all-reduce number ``index``, which carries the outputs of ``modules``."""
-
-    kind: str
-    index: int
-    modules: frozenset[int]
-    own: frozenset[int] = frozenset()
-
-
-def trace(rows: Sequence[Row]) -> list[Event]:
-    """The order of computing, launching and waiting under ``rows``, found by running :func:`run` on symbols."""
-    events: list[Event] = []
-
-    def module(n: int) -> Module:
-        def compute(seen: _Symbol) -> _Symbol:
-            events.append(Event("compute", n, seen.modules, seen.own))
-            return _Symbol(own=frozenset({n}))
-
-        return Module(lambda x: x, compute)
-
-    launched = 0
-
-    def all_reduce(partial: _Symbol) -> _Pending:
-        nonlocal launched
-        events.append(Event("launch", launched, partial.own))
-        launched += 1
-        return _Pending(launched - 1, _Symbol(modules=partial.own), events)
-
-    run(_Symbol(), [module(n) for n in range(len(rows))], rows, all_reduce, lambda signal: signal)
-    return events
-
-
-@dataclass(frozen=True)
-class _Symbol:
-    """Stands for a tensor: the modules whose reduced outputs it contains, and those of which a rank's share only."""
-
-    modules: frozenset[int] = frozenset()
-    own: frozenset[int] = frozenset()
-
-    def __add__(self, other: "_Symbol") -> "_Symbol":
-        return _Symbol(self.modules | other.modules, self.own | other.own)
-
-    def __rmul__(self, weight: float) -> "_Symbol":
-        return self
-
-
-@dataclass
-class _Pending:
-    index: int
-    value: _Symbol
-    events: list[Event]
-
-    def wait(self) -> _Symbol:
-        self.events.append(Event("wait", self.index, self.value.modules))
-        return self.value
+def _runs(layers: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(first, last + 1) of each run of neighbours."""
+    firsts = [layer for k, layer in enumerate(layers) if k == 0 or layers[k - 1] != layer - 1]
+    lasts = [layer for k, layer in enumerate(layers) if k == len(layers) - 1 or layers[k + 1] != layer + 1]
+    return [(first, last + 1) for first, last in zip(firsts, lasts, strict=True)]

@@ -8,21 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladder.errors import UserError
-from ladder.wiring import (
-    PATTERNS,
-    STANDARD,
-    Module,
-    Pattern,
-    Row,
-    check_tp,
-    ends_apart,
-    parse_layers,
-    pattern,
-    run,
-    table,
-    tied,
-    trace,
-)
+from ladder.residual import Module, Row, Table, run
+from ladder.wiring import PATTERNS, STANDARD, Pattern, Wiring, parse_layers, table
 
 NAMES = [*PATTERNS, "ladder-2", "ladder-3", "dtp-1", "dtp-2", "desync-2x", "desync-4x"]
 NAMES += ["ladder@1-2", "parallel@0,3", "ladder@3", "spd@2-3", "desync-4x@1-3", "fal@2", "dtp-1@3", "partial@0"]
@@ -31,7 +18,7 @@ LAYERS = 4
 
 @pytest.mark.parametrize(("text", "layers"), [("3", (3,)), ("1-3", (1, 2, 3)), ("1,4-5", (1, 4, 5)), ("2,2", (2,))])
 def test_layers_are_read(text, layers):
-    assert parse_layers(text, 6) == layers
+    assert parse_layers(text) == layers
 
 
 @pytest.mark.parametrize(
@@ -59,8 +46,29 @@ def test_a_hybrid_is_standard_outside():
     assert table("ladder@1-2", 4) == table("standard", 1) + table("ladder", 2) + table("standard", 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [("ladder", "ladder"), ("ladder@3,1-2,7", "ladder@1-3,7"), ("spd@0", "spd@0"), ("fal@2,2", "fal@2")],
+)
+def test_a_wiring_is_parsed_once_and_spelled_in_one_way(text, spelled):
+    wiring = Wiring.parse(text, 2)
+    assert str(wiring) == spelled
+    assert wiring == Wiring.parse(spelled, 2)
+    assert hash(wiring) == hash(Wiring.parse(spelled, 2))
+    assert wiring != Wiring.parse(spelled, 4)
+
+
+@pytest.mark.parametrize(
+    "text", ["ladder@0-99999999999", "ladder@0-999999999", "ladder@٣", "ladder-99999999", "x" * 10**6, 5]
+)
+def test_what_no_model_has_is_refused_before_anything_is_built(text):
+    with pytest.raises(UserError) as error:
+        Wiring.parse(text)
+    assert len(str(error.value)) < 500
+
+
 def kinds(wiring, layers=2):
-    return [f"{event.kind} {event.index}" for event in trace(table(wiring, layers))]
+    return [f"{event.kind} {event.index}" for event in table(wiring, layers).events]
 
 
 def test_standard_waits_at_once():
@@ -79,16 +87,16 @@ def test_parallel_reduces_once_a_layer():
         *("compute 0", "compute 1", "launch 0", "wait 0"),
         *("compute 2", "compute 3", "launch 1", "wait 1"),
     ]
-    launch = [event.modules for event in trace(table("parallel", 2)) if event.kind == "launch"]
+    launch = [event.modules for event in table("parallel", 2).events if event.kind == "launch"]
     assert launch == [{0, 1}, {2, 3}]
 
 
 def test_upper_bound_never_communicates():
-    assert all(event.kind == "compute" for event in trace(table("upper_bound", 3)))
+    assert all(event.kind == "compute" for event in table("upper_bound", 3).events)
 
 
 def reads(wiring, layers):
-    return [set(event.modules) for event in trace(table(wiring, layers)) if event.kind == "compute"]
+    return [set(event.modules) for event in table(wiring, layers).events if event.kind == "compute"]
 
 
 def test_both_boundaries_of_a_hybrid():
@@ -102,11 +110,11 @@ def test_the_first_ladder_layer_reads_the_embedding_twice():
 
 
 def launches(wiring, layers=LAYERS):
-    return [set(event.modules) for event in trace(table(wiring, layers, 2)) if event.kind == "launch"]
+    return [set(event.modules) for event in table(wiring, layers, 2).events if event.kind == "launch"]
 
 
 def own_shares(wiring, layers=LAYERS):
-    return [set(event.own) for event in trace(table(wiring, layers, 2)) if event.kind == "compute"]
+    return [set(event.own) for event in table(wiring, layers, 2).events if event.kind == "compute"]
 
 
 def test_desync_reduces_once_a_group_and_at_the_end():
@@ -127,8 +135,8 @@ def test_the_last_outputs_of_dtp_never_land():
     assert launches("dtp-2") == [{0}, {1}, {2}, {3}, {4}, {5}]
     assert own_shares("dtp-2", 2) == [set(), {0}, {0, 1}, {1, 2}]
     assert [row.own for row in table("dtp-1", 2, 4)] == [2, 1, 1, 2]
-    assert ends_apart(table("dtp-1", 2, 4))
-    assert not ends_apart(table("partial", 2, 4))
+    assert table("dtp-1", 2, 4).ends_apart
+    assert not table("partial", 2, 4).ends_apart
 
 
 def test_the_signal_is_the_first_attention():
@@ -139,24 +147,24 @@ def test_the_signal_is_the_first_attention():
 
 @pytest.mark.parametrize("wiring", ["partial", "spd@1-2", "dtp-1", "desync-4x", "desync-nx"])
 def test_a_tied_wiring_needs_its_degree(wiring):
-    assert tied(wiring)
-    assert check_tp(wiring, 2) == 2
+    assert Wiring.parse(wiring).tied
+    assert Wiring.parse(wiring, 2).of_model().tp == 2
     with pytest.raises(UserError, match="say which"):
-        check_tp(wiring, None)
+        Wiring.parse(wiring, None).of_model()
     with pytest.raises(UserError, match="at least 1"):
-        check_tp(wiring, 0)
+        Wiring.parse(wiring, 0).of_model()
 
 
-@pytest.mark.parametrize("wiring", ["standard", "ladder@1-2", "ladder-2", "parallel", "fal", "upper_bound"])
+@pytest.mark.parametrize("wiring", ["standard", "ladder@1-2", "ladder-2", "parallel", "fal"])
 def test_an_untied_wiring_has_no_degree(wiring):
-    assert check_tp(wiring, None) is None
+    assert Wiring.parse(wiring, None).of_model().tp is None
     with pytest.raises(UserError, match="is the same function at every tensor-parallel degree; drop --tp"):
-        check_tp(wiring, 2)
+        Wiring.parse(wiring, 2).of_model()
 
 
 @given(st.lists(st.builds(Row, lag=st.integers(0, 5), own=st.sampled_from([0.0, 1.0])), min_size=1, max_size=12))
 def test_every_output_is_launched_and_waited_for_once_and_in_order(table_):
-    events = trace(table_)
+    events = Table(table_).events
     for kind in ("compute", "launch", "wait"):
         assert [event.index for event in events if event.kind == kind] == list(range(len(table_)))
     for n, event in enumerate(event for event in events if event.kind == "compute"):
@@ -201,7 +209,7 @@ def stream(table_, size, gain=1):
         return Ranks([sum(partial.values)] * size)
 
     modules = [module(n) for n in range(len(table_))]
-    return run(Ranks([3] * size), modules, table_, all_reduce, lambda x: gain * x).values
+    return run(Ranks([3] * size), modules, Table(table_), all_reduce, lambda x: gain * x).values
 
 
 def signals_after_the_first(table_):
@@ -243,7 +251,7 @@ def test_without_lag_a_joint_reduction_is_only_a_cheaper_one(table_, size):
 @given(st.integers(1, 10), st.integers(0, 5))
 def test_a_lag_beyond_the_model_reads_the_start(count, more):
     rows = [Row(count + more)] * count
-    assert all(not event.modules for event in trace(rows) if event.kind == "compute")
+    assert all(not event.modules for event in Table(rows).events if event.kind == "compute")
     assert stream([Row(count - 1)] * count, 1) == stream(rows, 1)
 
 
@@ -269,7 +277,7 @@ def test_limits_of_named_wirings(size):
 
 @pytest.mark.parametrize("wiring", NAMES)
 def test_tied_or_the_same_at_every_degree(wiring):
-    if tied(wiring):
+    if Wiring.parse(wiring).tied:
         standard = stream(table("standard", LAYERS), 1)[0]
         assert float(stream(table(wiring, LAYERS, 1), 1)[0]) == standard
     else:
@@ -280,7 +288,7 @@ def test_tied_or_the_same_at_every_degree(wiring):
 def test_a_made_up_wiring_takes_one_row(monkeypatch):
     """The attention lags by two, the MLP reads everything but its own layer's attention of other ranks."""
     monkeypatch.setitem(PATTERNS, "mine", Pattern((Row(2), Row(1, own=1)), "made up"))
-    assert pattern("mine@1-2").summary == "made up"
-    assert tied("mine")
+    assert Wiring.parse("mine@1-2").summary == "made up"
+    assert Wiring.parse("mine").tied
     assert table("mine@1", 2, 2) == (*STANDARD, Row(2), Row(1, own=1))
     assert len(set(stream(table("mine", LAYERS, 4), 4))) == 1

@@ -16,7 +16,7 @@ from ladder.links import link
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
 from ladder.parallel.slicing import check_degree
-from ladder.wiring import pattern, table, tied
+from ladder.wiring import Wiring, table
 
 FUSED = tuple(f"{name}_proj.weight" for name in ("q", "k", "v", "gate", "up"))
 
@@ -66,14 +66,14 @@ def point(args: argparse.Namespace, shape: Shape) -> Point:
     changes = {"num_hidden_layers": layers}
     changes["max_position_embeddings"] = max(row.positions, shape.prompt + shape.new_tokens)
     # The norm of the first attention is there if any wiring reads it; the other weights serve all wirings.
-    signals = [w for w in args.wirings if any(r.signal for r in table(w, layers, shape.tp))]
+    signals = [w for w in args.wirings if table(w, layers, shape.tp).signal]
     config = LadderConfig(**row.config(**changes), wiring=(signals or ["standard"])[0])
     try:
         check_degree(config, shape.tp, replicate_kv=args.replicate_kv)
     except UserError as error:
         raise UserError(str(error).replace("replicate_kv=True", "--replicate-kv")) from None
     shared = shape.tp > config.num_key_value_heads
-    if shared and (own := [w for w in args.wirings if tied(w) and not pattern(w).timing_only]):
+    if shared and (own := [w for w in map(Wiring.parse, args.wirings) if w.tied and not w.timing_only]):
         raise UserError(
             f"--wirings {own[0]}: with several ranks on one KV head there is no whole model to check its logits "
             f"against; leave it out, or use --tp {config.num_key_value_heads} at most"

@@ -18,7 +18,6 @@ from ladder.inference.engine import Engine
 from ladder.inference.fused import Fused
 from ladder.parallel.communicators import EmulatedLink, Solo
 from ladder.records import cores
-from ladder.wiring import trace
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ class Rank0:
             start = emulated.now()
             found = module_spans(engine, emulated.now, engine.step)
             spans = [span("compute", n, n, begin - start, end - start) for n, begin, end in found]
-            launches = [event.modules for event in trace(engine.rows) if event.kind == "launch"]
+            launches = [launch.modules for launch in engine.rows.launches]
             spans += [
                 span("communication", i, max(launches[i]), begin - start, end - start)
                 for i, (begin, end) in enumerate(emulated.intervals)

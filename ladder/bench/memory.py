@@ -4,7 +4,6 @@ Everything is in bytes unless it says GiB.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import ceil, prod
@@ -15,7 +14,7 @@ from ladder.errors import UserError
 from ladder.memory import GIB, available
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.parallel import slicing
-from ladder.wiring import Row, trace
+from ladder.residual import Table
 
 # Hidden states that live at once in prefill beside those of sums under way: the stream, what is read of it, its norm,
 # partial outputs, and what is being added up.
@@ -105,11 +104,11 @@ def _need(config, whole: Shapes, tp, batch, length, dtype_bytes, replicate_kv, *
     )
 
 
-def in_flight(rows: Sequence[Row]) -> int:
+def in_flight(rows: Table) -> int:
     """Hidden states kept for sums under way under a wiring's ``rows``: a rank's own share is read beside its sum."""
     steps = {"launch": 1, "wait": -1, "compute": 0}
-    sums = max(accumulate(steps[event.kind] for event in trace(rows)))
-    return sums * (2 if any(row.own for row in rows) else 1)
+    sums = max(accumulate(steps[event.kind] for event in rows.events))
+    return sums * (2 if rows.shares else 1)
 
 
 def check_fits(

@@ -1,13 +1,12 @@
 """The plain model's generation, which the timed path is checked against, and random weights for both."""
 
 import hashlib
-from collections.abc import Sequence
 
 import torch
 from transformers import StaticCache
 
 from ladder.model.modeling import LadderForCausalLM
-from ladder.wiring import Row
+from ladder.residual import Table
 
 STD = 0.02  # of the random weights, as in pretraining
 
@@ -31,7 +30,7 @@ class Decoder:
     ``ids`` [batch, prompt + new tokens] are fed whatever the logits say, so that every wiring sees the same input.
     """
 
-    def __init__(self, model: LadderForCausalLM, rows: Sequence[Row], ids: torch.Tensor, prompt: int, all_reduce):
+    def __init__(self, model: LadderForCausalLM, rows: Table, ids: torch.Tensor, prompt: int, all_reduce):
         self.model, self.rows, self.ids, self.prompt, self.all_reduce = model, rows, ids, prompt, all_reduce
         self.cache = StaticCache(config=model.config, max_cache_len=ids.shape[1])
         self.position = 0

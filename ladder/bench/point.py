@@ -1,6 +1,6 @@
 """One thing to time, and the checks that must pass before it is timed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,8 @@ from ladder.inference.engine import Engine
 from ladder.inference.fused import Fused
 from ladder.model.modeling import LadderConfig, LadderForCausalLM, build
 from ladder.parallel.communicators import ThreadedRanks
-from ladder.wiring import Row, ends_apart, pattern, table, tied, trace
+from ladder.residual import Table
+from ladder.wiring import Wiring, table
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHECKED_STEPS = 2  # decode steps whose logits are compared
@@ -50,7 +51,7 @@ class Point:
         """Positions of the cache."""
         return self.prompt + self.new_tokens
 
-    def rows(self, wiring: str, layers: int | None = None) -> tuple[Row, ...]:
+    def rows(self, wiring: str, layers: int | None = None) -> Table:
         return table(wiring, layers or self.layers, self.tp)
 
     def shard(self, rank: int, weight=None, copy: bool = True) -> LadderForCausalLM:
@@ -78,29 +79,29 @@ class Point:
             small["config"] = type(self.config)(**self.config.to_dict() | {"num_hidden_layers": layers})
         return replace(self, **small)
 
-    def checked_rows(self, wiring: str) -> tuple[Row, ...] | None:
+    def checked_rows(self, wiring: str) -> Table | None:
         """The rows of ``checked()``: of a hybrid, those about its first change of wiring. None: it has no logits."""
-        if pattern(wiring.partition("@")[0]).timing_only:
+        if Wiring.parse(wiring).timing_only:
             return None
         rows, count = self.rows(wiring), 2 * self.checked().layers
         changes = [n for n in range(2, len(rows), 2) if rows[n : n + 2] != rows[n - 2 : n]]
         start = min(max(0, changes[0] - 2), len(rows) - count) if changes else 0
-        return rows[start : start + count]
+        return Table(rows[start : start + count])
 
 
-def unsharded(model: LadderForCausalLM, rows: Sequence[Row], wiring: str, point: Point) -> Decoder:
+def unsharded(model: LadderForCausalLM, rows: Table, wiring: str, point: Point) -> Decoder:
     """What ``tp`` ranks must give together: a whole model's generation, over virtual ranks if the wiring is tied."""
-    model.model.set_virtual_ranks(point.tp if tied(wiring) else 1)
+    model.model.set_virtual_ranks(point.tp if Wiring.parse(wiring).tied else 1)
     return Decoder(model, rows, point.ids(), point.prompt, model.model.all_reduce)
 
 
-def difference(found: torch.Tensor, expected: torch.Tensor, rows: Sequence[Row], rank: int, tp: int) -> float:
+def difference(found: torch.Tensor, expected: torch.Tensor, rows: Table, rank: int, tp: int) -> float:
     """Largest difference between rank ``rank``'s logits and the unsharded model's [..., vocabulary].
 
     Where the ranks' streams end apart, a rank's logits count in its own part of the vocabulary only.
     """
     apart = (found - expected).abs()
-    return (apart.chunk(tp, -1)[rank] if ends_apart(rows) else apart).max().item()
+    return (apart.chunk(tp, -1)[rank] if rows.ends_apart else apart).max().item()
 
 
 def refuse(wiring: str, point: Point, value: float, limit: float, what: str) -> None:
@@ -167,7 +168,7 @@ def check_order(point: Point, engine: Callable[[str], Engine]) -> dict[str, int]
         found = engine(wiring)
         found.prefill()
         seen = order(found)
-        if seen != [(event.kind, event.index) for event in trace(found.rows)]:
+        if seen != [(event.kind, event.index) for event in found.rows.events]:
             raise RuntimeError(f"{wiring}: all-reduces are not launched and waited for as its table says")
         counts[wiring] = sum(kind == "launch" for kind, _ in seen)
     return counts

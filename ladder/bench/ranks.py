@@ -19,7 +19,6 @@ from ladder.inference.fused import Fused
 from ladder.model.modeling import build
 from ladder.parallel.communicators import ProcessGroup
 from ladder.parallel.symmetric import WAYS, SymmetricMemory
-from ladder.wiring import trace as events
 
 # name: (torch's backend of the process group, communicator of a group)
 BACKENDS = {"gloo": ("gloo", ProcessGroup), "nccl": ("nccl", ProcessGroup)}
@@ -149,7 +148,7 @@ def timeline(point: Point, fused: Fused, wiring: str, all_reduce, rank: int) -> 
 
     engine = point.engine(fused, wiring, Noted, point.compute[-1].replace("graphs", "compiled"))
     engine.prefill()
-    launched_by = [event.modules for event in events(engine.rows) if event.kind == "launch"]
+    launched_by = [launch.modules for launch in engine.rows.launches]
     steps = []
     for _ in range(min(TRACED, point.new_tokens)):
         launches.clear()

@@ -22,7 +22,7 @@ from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.model.sizes import size
 from ladder.train.options import Options, world_size
-from ladder.wiring import check_model, table, tied
+from ladder.wiring import Wiring, table
 
 WARM_UP = 3  # rounds that do not count
 CLOSE = {"fp32": 1e-4, "bf16": 1e-2}  # relative difference of losses, compiled or not
@@ -56,8 +56,8 @@ def main(args: argparse.Namespace) -> None:
     if world_size() > 1:
         raise UserError("`ladder bench train` times one device; start it without torchrun")
     for wiring in args.wirings:
-        check_model(wiring)
-        if tied(wiring.partition("@")[0]) or any(row.signal for row in table(wiring, shape.layers)):
+        chosen = Wiring.parse(wiring)
+        if chosen.tied or chosen.of_model(shape.layers).table(shape.layers).signal:
             raise UserError(
                 f"wiring {wiring!r} has parameters or ranks of its own, and all wirings are timed on one set of "
                 "weights; leave it out"

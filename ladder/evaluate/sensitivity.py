@@ -19,6 +19,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import path_or_name
 from ladder.reading import read_json
-from ladder.wiring import check_model, check_tp, ends_apart, table, tied
+from ladder.wiring import Wiring, table
 
 FREE = 0.01  # nats: smaller changes of the loss do not matter
 READ = 16  # times the tokens that are needed are read of a text, so that windows come from many documents
@@ -85,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
     model, _ = load(checkpoint)
     layers = model.config.num_hidden_layers
     for wiring, tp in degrees.items():
-        check_degree(model.config, tp or 1, ends_apart(table(wiring, layers, tp)))
+        check_degree(model.config, tp or 1, table(wiring, layers, tp).ends_apart)
     name = args.model or described["model"]
     about = {"model": name, "variant": "converted", "seed": described.get("seed")}
     run = name if about["seed"] is None else f"{name}-s{about['seed']}"
@@ -108,15 +109,19 @@ def check_wirings(wirings: list[str], tp: int | None) -> dict[str, int | None]:
     and for a ``tp`` that is missing or that no wiring needs."""
     for wiring in wirings:
         scannable(wiring)
-    any_tied = any(map(tied, wirings))
-    return {wiring: check_tp(wiring, tp if tied(wiring) or not any_tied else None) for wiring in wirings}
+    parsed = [Wiring.parse(wiring, tp) for wiring in wirings]
+    any_tied = any(wiring.tied for wiring in parsed)
+    chosen = [replace(wiring, tp=tp if wiring.tied or not any_tied else None).of_model() for wiring in parsed]
+    return {wiring.name: wiring.tp for wiring in chosen}
 
 
 def scannable(wiring: str) -> None:
     """Refuse what is not a whole model's wiring to convert to."""
-    check_model(wiring)
-    if "@" in wiring:
-        raise UserError(f"wiring {wiring!r} names layers, but the scan chooses them; give {wiring.partition('@')[0]!r}")
+    chosen = Wiring.parse(wiring)
+    if chosen.timing_only:
+        chosen.of_model()
+    if chosen.layers is not None:
+        raise UserError(f"wiring {wiring!r} names layers, but the scan chooses them; give {chosen.name!r}")
     if wiring == "standard":
         raise UserError("wiring 'standard' is what the scan starts from; name the wirings to convert to")
 

@@ -7,7 +7,6 @@ collectives on their own stream, into a CUDA graph.
 Shapes: B batch, S new tokens, D hidden size, V vocabulary, C cache length.
 """
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 
 from ladder.inference.fused import Attention, Fused, Mlp, Now, attend, mlp
 from ladder.inference.stream import Normed, Stream
-from ladder.wiring import Module, Row, run
+from ladder.residual import Module, Table, run
 
 # The pieces. Weights and caches are arguments, so that all layers run the same compiled code.
 
@@ -83,7 +82,7 @@ class Engine:
     def __init__(
         self,
         fused: Fused,
-        rows: Sequence[Row],
+        rows: Table,
         ids: torch.Tensor,
         prompt: int,
         all_reduce,

@@ -25,7 +25,7 @@ from ladder.model.copying import Copier
 from ladder.model.weights import Tensor, check_weights, copy_weights, has_signal, total_size, weight_files
 from ladder.outputs import OutputFile, OutputModel, path_or_name
 from ladder.reading import read_json
-from ladder.wiring import check_model, check_tp, ends_apart, parse_layers, table
+from ladder.wiring import Wiring
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +54,8 @@ def main(args: argparse.Namespace) -> None:
     with job(args, "convert", name, **columns) as this:
         size = convert(source, args.out, args.wiring, what, args.tp, template, args.source)
         layers = read_json(args.out / "config.json")["num_hidden_layers"]
-        wiring, at, chosen = args.wiring.partition("@")
-        changed = len(parse_layers(chosen, layers)) if at else layers
-        changed = 0 if wiring == "standard" else changed
+        wiring = Wiring.parse(args.wiring)
+        changed = 0 if wiring.name == "standard" else len(wiring.members(layers))
         this.finish(
             [
                 this.row(metric="layers_converted", value=changed, unit="layers", origin="measured"),
@@ -87,15 +86,14 @@ def check(source: Path, wiring: str, tp: int | None = None) -> dict:
     info = card(source)
     config = read_json(source / "config.json")
     check_architecture(source, config)
-    check_model(wiring)
-    check_tp(wiring, tp)
+    chosen = Wiring.parse(wiring, tp).of_model()
     check_weights(source, config)
-    rows = table(wiring, config["num_hidden_layers"], tp)
+    rows = chosen.table(config["num_hidden_layers"])
     if tp is not None:
         from ladder.parallel.slicing import check_degree
 
         shape = SimpleNamespace(**{"num_key_value_heads": config["num_attention_heads"]} | config)
-        check_degree(shape, tp, ends_apart(rows))
+        check_degree(shape, tp, rows.ends_apart)
     verify(source, but=[file.name for file in weight_files(source)])  # those while they are copied
     return info
 

@@ -26,13 +26,14 @@ from ladder.model.weights import check_weights, has_signal, rows_of, total_size
 from ladder.outputs import OutputModel
 from ladder.reading import read_json
 from ladder.records import git_commit
-from ladder.wiring import Row, pattern
+from ladder.residual import Row
+from ladder.wiring import Wiring, spell_layers
 
 MODULE = "modeling_ladder"
 AUTO = {"AutoConfig": "LadderConfig", "AutoModel": "LadderModel", "AutoModelForCausalLM": "LadderForCausalLM"}
 # Where the modelling file comes from. Of two definitions of a name the first counts.
 SOURCES = (
-    "wiring.py",
+    "residual.py",
     "parallel/communicators.py",
     "parallel/slicing.py",
     "parallel/virtual.py",
@@ -160,11 +161,11 @@ def _import_lines(imports: dict[str, str], used: set[str]) -> str:
 
 def readme(info: dict, wiring: str, tp: int | None) -> str:
     """The model card."""
-    name, _, layers = wiring.partition("@")
-    scope = f"; layers {layers}, the others standard" if layers else ""
+    chosen = Wiring.parse(wiring, tp)
+    scope = f"; layers {spell_layers(chosen.layers)}, the others standard" if chosen.layers else ""
     source = (info.get("source") or {}).get("path")
     facts = {
-        "wiring": f"`{wiring}`: {pattern(name).summary}{scope}",
+        "wiring": f"`{wiring}`: {chosen.summary}{scope}",
         "tensor-parallel degree": "any" if tp is None else f"{tp}; at another one it would be another function",
         "variant": info.get("variant"),
         "from": None if source is None else Path(source).name if Path(source).is_absolute() else source,

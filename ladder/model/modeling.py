@@ -30,7 +30,8 @@ from ladder.parallel import virtual
 from ladder.parallel.communicators import Solo
 from ladder.parallel.shard import shard
 from ladder.parallel.slicing import check_degree
-from ladder.wiring import Module, Row, check_tp, ends_apart, run, table
+from ladder.residual import Module, Table, run
+from ladder.wiring import Wiring
 
 
 @strict
@@ -44,14 +45,14 @@ class LadderConfig(LlamaConfig):
     wiring: str = "standard"
     tensor_parallel_size: int | None = None
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> Table:
         """The wiring's rows, attention and MLP of each layer."""
-        return table(self.wiring, self.num_hidden_layers, self.tensor_parallel_size)
+        return Wiring.parse(self.wiring, self.tensor_parallel_size).table(self.num_hidden_layers)
 
     def validate_wiring(self):
         """Refuse an unknown wiring, a layer outside the model, and a degree that is missing or does not divide it."""
-        check_tp(self.wiring, self.tensor_parallel_size)
-        check_degree(self, self.tensor_parallel_size or 1, ends_apart(self.rows()))
+        Wiring.parse(self.wiring, self.tensor_parallel_size).of_model(self.num_hidden_layers)
+        check_degree(self, self.tensor_parallel_size or 1, self.rows().ends_apart)
 
 
 class LadderModel(LlamaModel):
@@ -66,7 +67,7 @@ class LadderModel(LlamaModel):
         self.rows = config.rows()
         self.run, self.all_reduce = run, Solo().all_reduce
         self.first_attention_norm = None
-        if any(row.signal for row in self.rows):
+        if self.rows.signal:
             self.first_attention_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.set_virtual_ranks(config.tensor_parallel_size or 1)
 
@@ -77,7 +78,7 @@ class LadderModel(LlamaModel):
         changed = type(config)(**config.to_dict() | {"wiring": wiring, "tensor_parallel_size": tp})  # checks both
         config.wiring, config.tensor_parallel_size = wiring, tp
         self.rows = changed.rows()
-        if not any(row.signal for row in self.rows):
+        if not self.rows.signal:
             self.first_attention_norm = None
         elif self.first_attention_norm is None:
             self.first_attention_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps).to(self.norm.weight)

@@ -6,7 +6,7 @@ Its source becomes part of that file (ladder.model.export), in the place of the 
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
-from ladder.wiring import Row
+from ladder.residual import Row, Table
 
 
 @strict
@@ -22,5 +22,5 @@ class LadderConfig(LlamaConfig):
     wiring_rows: list | None = None
     tensor_parallel_size: int | None = None
 
-    def rows(self) -> tuple[Row, ...]:
-        return tuple(Row(**row) for row in self.wiring_rows)
+    def rows(self) -> Table:
+        return Table(Row(**row) for row in self.wiring_rows)

@@ -12,7 +12,8 @@ from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.model.copying import Copier
 from ladder.reading import read_json
-from ladder.wiring import Row, table
+from ladder.residual import Table
+from ladder.wiring import Wiring
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 FIRST = "model-00001-of-00001.safetensors"  # a single file's name beside another: readers take SINGLE for all there is
@@ -87,12 +88,13 @@ def check_weights(folder: Path, config: dict) -> dict[str, Tensor]:
 
 def has_signal(config: dict) -> bool:
     """Whether the wiring in this config.json reads the first attention through a norm of its own."""
-    return any(row.signal for row in rows_of(config))
+    return rows_of(config).signal
 
 
-def rows_of(config: dict) -> tuple[Row, ...]:
+def rows_of(config: dict) -> Table:
     """The wiring's table in this config.json."""
-    return table(config.get("wiring", "standard"), config["num_hidden_layers"], config.get("tensor_parallel_size"))
+    wiring = Wiring.parse(config.get("wiring", "standard"), config.get("tensor_parallel_size"))
+    return wiring.table(config["num_hidden_layers"])
 
 
 def expected_shapes(folder: Path, config: dict) -> dict[str, tuple[int, ...]]:

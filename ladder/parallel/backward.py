@@ -7,7 +7,7 @@ backward of module n - 1, which does not need it. (Training is reported to be 5-
 see reports/published/headline_claims.csv.)
 
 torch's engine would wait for that sum at once, where the stream forks. Here the loop is one autograd node which keeps
-the graph of each module, goes through them from the last to the first, and waits where the trace of the table says.
+the graph of each module, and goes through the table's operations from the last to the first.
 
 Notation: x_k the landed stream that module k reads, p_n a module's partial output, h_k the gradient of what module k
 reads (this rank's part), G the gradient of the stream (summed over ranks).
@@ -21,25 +21,25 @@ import torch.distributed as dist
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.fsdp import FSDPModule
 
-from ladder.wiring import Module, Row, ends_apart, run, trace
+from ladder.residual import Module, Table, run
 
 
 class Backward:
-    """``ladder.wiring.run`` for a sharded model: differentiable, with asynchronous all-reduces both ways."""
+    """``ladder.residual.run`` for a sharded model: differentiable, with asynchronous all-reduces both ways."""
 
     def __init__(self, model, group: dist.ProcessGroup):
         self.model, self.group = model, group
 
     def __call__(
-        self, x: torch.Tensor, modules: Sequence[Module], rows: Sequence[Row], all_reduce: Callable, signal_norm=None
+        self, x: torch.Tensor, modules: Sequence[Module], table: Table, all_reduce: Callable, signal_norm=None
     ) -> torch.Tensor:
         if not torch.is_grad_enabled():
-            return run(x, modules, rows, all_reduce, signal_norm)
-        return self._train(x, modules, rows, all_reduce, signal_norm)
+            return run(x, modules, table, all_reduce, signal_norm)
+        return self._train(x, modules, table, all_reduce, signal_norm)
 
     @torch.compiler.disable(recursive=False)  # a graph of its own; attention and MLP may be compiled
-    def _train(self, x, modules, rows, all_reduce, signal_norm):
-        tape = Tape(self.model, modules, rows, all_reduce, signal_norm, self.group)
+    def _train(self, x, modules, table, all_reduce, signal_norm):
+        tape = Tape(self.model, modules, table, all_reduce, signal_norm, self.group)
         return _Run.apply(tape, x, *tape.parameters)
 
 
@@ -57,9 +57,9 @@ class _Run(torch.autograd.Function):
 class Tape:
     """What one forward pass leaves for its backward: of each module its input, its output and the graph between."""
 
-    def __init__(self, model, modules, rows, all_reduce, signal_norm, group):
-        self.modules, self.rows, self.all_reduce, self.group = modules, rows, all_reduce, group
-        self.signal_norm = signal_norm if any(row.signal for row in rows) else None
+    def __init__(self, model, modules, table, all_reduce, signal_norm, group):
+        self.modules, self.table, self.all_reduce, self.group = modules, table, all_reduce, group
+        self.signal_norm = signal_norm if table.signal else None
         bodies = [body for layer in model.layers for body in (layer.self_attn, layer.mlp)]
         # fully_shard exchanges its modules' parameters, and reduces the gradients that those accumulate.
         self.sharded = [isinstance(body, FSDPModule) for body in bodies]
@@ -70,14 +70,14 @@ class Tape:
         kv_heads = model.config.num_key_value_heads
         self.kv_heads = kv_heads if kv_heads < group.size() else None
         self.of_kv = [p for body in bodies[::2] for linear in (body.k_proj, body.v_proj) for p in _trained(linear)]
-        self.leaf, self.given, self.inner, self.partial = ([None] * len(rows) for _ in range(4))
+        self.leaf, self.given, self.inner, self.partial = ([None] * len(table) for _ in range(4))
         self.landed = self.signal = self.signal_leaf = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
             recorded = [self._recorded(n, module) for n, module in enumerate(self.modules)]
             signal_norm = self._recorded_signal if self.signal_norm is not None else None
-            return run(x.detach(), recorded, self.rows, self.all_reduce, signal_norm)
+            return run(x.detach(), recorded, self.table, self.all_reduce, signal_norm)
 
     def _recorded(self, n: int, module: Module) -> Module:
         def norm(read):
@@ -100,60 +100,77 @@ class Tape:
     def backward(self, last: torch.Tensor) -> list[torch.Tensor | None]:
         """Gradients of the stream's start and of ``self.parameters``, from ``last`` [B, S, D], that of its end, which
         is the same on every rank unless the streams end apart."""
-        rows, end = self.rows, len(self.rows)
-        seen = [event.modules for event in trace(rows) if event.kind == "compute"]
-        lands = [next((k for k in range(n, end) if n in seen[k]), end) for n in range(end)]
+        table, end = self.table, len(self.modules)
+        computed = {step.index: step for step in table.operations if step.kind == "compute"}
+        held_modules = {step.index for step in table.operations if step.kind == "hold"}
+        first_signal = min((n for n, step in computed.items() if step.signal), default=None)
         gradients: dict[int, torch.Tensor] = {}  # by id of the parameter
-        under_way: deque = deque()  # (first module that read the stream so, its handle), latest reader first
-        stream = torch.zeros_like(last) if ends_apart(rows) else last
-        if ends_apart(rows):
-            under_way.append((end, self.all_reduce(last.clone())))
+        readers: deque = deque()  # sums of h_k that are under way, the latest reader's first
+        launched = waited = 0
+        stream = last  # G, with what has landed
+        if table.ends_apart:
+            stream = torch.zeros_like(last)
+            readers.append(self.all_reduce(last.clone()))
+            launched = 1
         reads = {end: last}  # h_k by k, where ranks read their own shares
-        shares = any(row.own for row in rows)
+        landed: dict[int, tuple[int, int]] = {}  # by sum: the first module that read it, readers launched until then
+        of_sum: dict[int, torch.Tensor] = {}
         held = to_normed = of_signal = signal_handle = None
-        for n in reversed(range(end)):
-            row = rows[n]
-            output = 0
-            if row.weight:
-                while under_way and under_way[0][0] >= lands[n]:
-                    stream = stream + under_way.popleft()[1].wait()
-                output = row.weight * stream
-                if signal_handle is not None and all(row.joint for row in rows[:n]):  # it lands with the first module
-                    output = output + row.weight * self._through_signal(signal_handle.wait(), gradients)
-            if row.own:
-                until = lands[n] if row.weight else end + 1
-                output = output + row.own * sum(reads[k] for k in range(n + 1, until))
-            if self.sharded[n]:
-                self.partial[n].backward(output)
-                of_inner = self.inner[n].grad
-            else:
-                of_inner = _grad(self.partial[n], self.inner[n], self.of_body[n], output, gradients)
-            if row.shared_norm:  # goes through the norm together with the module before
-                to_normed = of_inner
-                if shares:
-                    reads[n] = torch.zeros_like(of_inner)
-                continue
-            of_inner = of_inner if to_normed is None else of_inner + to_normed
-            to_normed = None
-            leaves = [self.leaf[n], *([self.signal_leaf] if row.signal else [])]
-            of_leaf, *others = _grad(self.given[n], leaves, self.of_norm[n], of_inner, gradients)
-            if row.signal:
-                of_signal = others[0] if of_signal is None else of_signal + others[0]
-                if not any(row.signal for row in rows[:n]):
-                    signal_handle = self.all_reduce(of_signal)
-            if shares:
-                reads[n] = of_leaf
-            of_stream = of_leaf.clone() if held is None else held + of_leaf  # summed in place, while others read it
-            if n and rows[n - 1].joint and seen[n] == seen[n - 1]:
-                held = of_stream  # the module before read the same stream: summed once for both, as forward
-            else:
-                under_way.append((n, self.all_reduce(of_stream)))
-                held = None
-            self.leaf[n] = self.given[n] = self.inner[n] = self.partial[n] = None  # their memory is free again
-        for _, handle in under_way:
+        output, reader = 0, end
+        for step in reversed(table.operations):
+            n = step.index
+            match step.kind:
+                case "wait":
+                    landed[n] = reader, launched
+                case "launch":
+                    while waited < landed[n][1]:
+                        stream, waited = stream + readers.popleft().wait(), waited + 1
+                    of_sum[n] = stream
+                    if n == 0 and signal_handle is not None:
+                        of_sum[n] = stream + self._through_signal(signal_handle.wait(), gradients)
+                    if step.weight:
+                        output = step.weight * of_sum[n]
+                case "hold":
+                    output = step.weight * of_sum[step.output]
+                case "share":
+                    output = output + step.weight * sum(reads[k] for k in range(n + 1, landed[step.output][0]))
+                case "keep":
+                    output = step.weight * sum(reads[k] for k in range(n + 1, end + 1))
+                case "compute":
+                    of_inner = self._through_module(n, output, gradients)
+                    to_normed = of_inner if to_normed is None else of_inner + to_normed
+                    reader = n
+                    if table.shares:
+                        reads[n] = torch.zeros_like(of_inner)  # unless it has a norm of its own
+                case "norm":
+                    reads_signal = computed[n].signal
+                    leaves = [self.leaf[n], *([self.signal_leaf] if reads_signal else [])]
+                    of_leaf, *others = _grad(self.given[n], leaves, self.of_norm[n], to_normed, gradients)
+                    to_normed = None
+                    if reads_signal:
+                        of_signal = others[0] if of_signal is None else of_signal + others[0]
+                    if n == first_signal:
+                        signal_handle = self.all_reduce(of_signal)
+                    if table.shares:
+                        reads[n] = of_leaf
+                    of_stream = of_leaf.clone() if held is None else held + of_leaf  # summed in place, others read it
+                    if n - 1 in held_modules and computed[n].modules == computed[n - 1].modules:
+                        held = of_stream  # the module before read the same stream: summed once for both, as forward
+                    else:
+                        readers.append(self.all_reduce(of_stream))
+                        held, launched = None, launched + 1
+                    self.leaf[n] = self.given[n] = self.inner[n] = self.partial[n] = None  # their memory is free again
+        for handle in readers:
             stream = stream + handle.wait()
         self._sum_replicated(gradients)
         return [stream, *(gradients.get(id(p)) for p in self.parameters)]
+
+    def _through_module(self, n: int, output: torch.Tensor, gradients) -> torch.Tensor:
+        """The gradient of what module ``n`` computes from, given that of its output."""
+        if self.sharded[n]:
+            self.partial[n].backward(output)
+            return self.inner[n].grad
+        return _grad(self.partial[n], self.inner[n], self.of_body[n], output, gradients)
 
     def _through_signal(self, gradient, gradients):
         return _grad(self.signal, self.landed, self.of_signal, gradient, gradients)

@@ -12,7 +12,6 @@ from ladder.parallel.backward import Backward
 from ladder.parallel.communicators import ProcessGroup
 from ladder.parallel.slicing import check_degree
 from ladder.parallel.vocabulary import Embedding, Head, summed
-from ladder.wiring import ends_apart
 
 
 def parallelize(
@@ -50,7 +49,7 @@ def shard(
     """
     config, inner = model.config, model.model
     check_tied(config, size)
-    check_degree(config, size, split_vocabulary or ends_apart(inner.rows), replicate_kv)
+    check_degree(config, size, split_vocabulary or inner.rows.ends_apart, replicate_kv)
     inner.set_virtual_ranks(1)
     for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
@@ -85,7 +84,7 @@ def connect(model: PreTrainedModel, mesh: DeviceMesh, split_vocabulary: bool = F
     inner, group = model.model, mesh.get_group()
     inner.all_reduce = ProcessGroup(group).all_reduce
     inner.run = Backward(inner, group)
-    apart = ends_apart(inner.rows)
+    apart = inner.rows.ends_apart
     if split_vocabulary:
         inner.embed_tokens = Embedding.of(inner.embed_tokens, group)
     if split_vocabulary or apart:

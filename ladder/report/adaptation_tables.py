@@ -20,6 +20,7 @@ from ladder.report.quality import (
 from ladder.report.speed_tables import first
 from ladder.report.style import loss_text, order, percent, percent_text, share_text, signed_number
 from ladder.report.task_tables import adaptation_tasks, version_b
+from ladder.wiring import split_name
 
 # What was done to a checkpoint: (words, the paper's row of Table 4, by share of rewired layers).
 PAPER_ROWS = {
@@ -41,7 +42,7 @@ def adaptation(frames: Frames) -> Table:
     columns += [Column("cloze, %", own_group), Column("chat loss, nats", own_group)]
     rows = []
     for variant, wiring, fraction in checkpoints(frames, model):
-        ladders = wiring.partition("@")[0] in ("standard", "ladder")
+        ladders = split_name(wiring)[0] in ("standard", "ladder")
         paper = PAPER_ROWS.get((variant, nearest(fraction))) if ladders else None
         cells = []
         for task in shown:

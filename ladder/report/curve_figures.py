@@ -7,7 +7,7 @@ from ladder.report.frames import Frames
 from ladder.report.quality import DONE, curves, label
 from ladder.report.style import INK, listing, look, order, signed_loss
 from ladder.report.svg import Figure, Panel
-from ladder.wiring import pattern, table, tied
+from ladder.wiring import Wiring, table
 
 KEY = ["model", "wiring", "seed"]
 METHODS = {"adapted": "-", "distilled": "--", "progressive": ":"}
@@ -15,9 +15,10 @@ METHODS = {"adapted": "-", "distilled": "--", "progressive": ":"}
 
 def kind(wiring: str) -> str:
     """What sets a wiring apart, from its rows; each kind gets a panel of its own."""
-    if tied(wiring):
+    chosen = Wiring.parse(wiring)
+    if chosen.tied:
         return "own shares"
-    if pattern(wiring).timing_only or any(row.joint for row in table(wiring.partition("@")[0], 2)):
+    if chosen.timing_only or table(chosen.name, 2).has("hold"):
         return "shared all-reduces"
     return "late or repeated outputs"
 

@@ -4,17 +4,16 @@ Times are in units: attention 1, MLP 1.5, an all-reduce 1; the two-resource sche
 """
 
 import html
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from ladder.files import atomic_write
 from ladder.report.style import COMMUNICATION, listing, look, order
 from ladder.schedule import length, timeline
-from ladder.wiring import PATTERNS, Row, ends_apart, pattern, table, trace
+from ladder.wiring import PATTERNS, Wiring, split_name, table
 
 EXAMPLES = ["ladder-2", "ladder@1-2", "dtp-1", "desync-2x", "desync-4x"]  # of numbered families and of hybrids
-DRAWN = sorted([*PATTERNS, *EXAMPLES], key=lambda w: (order(w.partition("@")[0]), w))
+DRAWN = sorted([*PATTERNS, *EXAMPLES], key=lambda w: (order(split_name(w)[0]), w))
 LAYERS = 3
 RANKS = 2  # of the wirings whose rows depend on it
 SECONDS = (1.0, 1.5)  # of attention and MLP
@@ -38,10 +37,9 @@ class Drawing:
 
     def __init__(self, wiring: str, layers: int = LAYERS):
         self.wiring = wiring
-        self.rows: Sequence[Row] = table(wiring, layers, RANKS)
-        events = trace(self.rows)
-        self.reads = {e.index: (e.modules, e.own) for e in events if e.kind == "compute"}
-        self.carried = {e.index: e.modules for e in events if e.kind == "launch"}
+        self.rows = table(wiring, layers, RANKS)
+        self.reads = {e.index: (e.modules, e.own) for e in self.rows.events if e.kind == "compute"}
+        self.carried = {launch.index: launch.modules for launch in self.rows.launches}
         self.spans = timeline(self.rows, lambda n: SECONDS[n % 2], REDUCE)
         self.modules = [span for span in self.spans if span["lane"] == "compute"]
         self.end = length(self.spans)
@@ -67,7 +65,7 @@ class Drawing:
         text += f": {self.end:g} time units, {f'{sum(self.waits):g}' if any(self.waits) else 'none'} of them waiting."
         if any(own for _, own in self.reads.values()):
             text += " Of what has not landed, each rank reads its own un-reduced share"
-            text += "; the ranks' streams end apart." if ends_apart(self.rows) else "."
+            text += "; the ranks' streams end apart." if self.rows.ends_apart else "."
         return text
 
     def words(self) -> str:
@@ -104,7 +102,7 @@ class Drawing:
             f'<defs><marker id="{identity}-head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
             'orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor"/></marker></defs>',
         ]
-        colour = look(self.wiring.partition("@")[0]).colour
+        colour = look(split_name(self.wiring)[0]).colour
         reductions = [span for span in self.spans if span["lane"] == "communication"]
         out += [box(m, COMPUTE, colour, (0.28, 0.5)[m["index"] % 2], short(m["index"])) for m in self.modules]
         out += [box(r, LINK, COMMUNICATION, 0.4, joined(self.carried[r["index"]])) for r in reductions]
@@ -161,8 +159,8 @@ def arrow(source: dict, target: dict, kind: str, identity: str) -> str:
 
 
 def summary(wiring: str) -> str:
-    name, at, chosen = wiring.partition("@")
-    return pattern(name).summary + (f", in layers {chosen} only" if at else "")
+    chosen = split_name(wiring)[1]
+    return Wiring.parse(wiring).summary + (f", in layers {chosen} only" if chosen else "")
 
 
 def write(folder: Path) -> list[Path]:

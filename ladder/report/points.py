@@ -10,6 +10,7 @@ import pandas as pd
 from ladder.model.sizes import SIZES
 from ladder.report.frames import Frames, select
 from ladder.report.style import hardware_words, order
+from ladder.wiring import split_name
 
 KEY = ["record", "origin", "backend", "model", "tp", "batch", "prompt", "new_tokens", "rho", "link"]
 KEY += ["dtype", "compute", "timed_layers", "hardware"]
@@ -233,7 +234,7 @@ def plain(found: list[Point]) -> list[Point]:
     return [
         p
         for p in found
-        if (set(p.wirings) >= COMPARED or not any("@" in wiring for wiring in p.wirings))
+        if (set(p.wirings) >= COMPARED or not any(split_name(wiring)[1] for wiring in p.wirings))
         and not any(is_deeper(p.key["model"], model) for model in models)
     ]
 

@@ -5,6 +5,7 @@ import pandas as pd
 from ladder.model.sizes import SIZES
 from ladder.report.frames import Frames
 from ladder.report.style import look, order, share
+from ladder.wiring import split_name
 
 # Perplexity per byte, since words of technical prose are long, and a small model finds most of them very surprising.
 LOSS, PERPLEXITY, CLOZE = ("validation_loss", None), ("byte_perplexity", "heldout_perplexity"), ("acc", "cloze")
@@ -44,7 +45,7 @@ def base_model(frames: Frames) -> str | None:
 
 def rewired_share(wiring: str, model: str) -> float | None:
     """Share of the model's layers that are rewired, None for a model whose depth is not in the table of sizes."""
-    if "@" not in wiring:
+    if not split_name(wiring)[1]:
         return share(wiring, 1)
     return share(wiring, layers(model)) if layers(model) else None
 
@@ -52,7 +53,7 @@ def rewired_share(wiring: str, model: str) -> float | None:
 def share_words(fraction: float | None, wiring: str, tp: int | None = None) -> str:
     if fraction == 0:
         return "none (original)"
-    name, _, chosen = wiring.partition("@")
+    name, chosen = split_name(wiring)
     if fraction is None or not chosen:
         return look(wiring, tp).label + ("" if chosen else " in all layers")
     return f"{look(name, tp).label} in {100 * fraction:.0f} % of layers ({chosen})"

@@ -11,6 +11,7 @@ from ladder.report.quality import LOSS, PERPLEXITY, base_model, layers, rewired_
 from ladder.report.quality_tables import larger_pair
 from ladder.report.recovery import PLAIN, TAUGHT, WORDS, adapted
 from ladder.report.style import look, percent
+from ladder.wiring import split_name
 
 SUPPORTED, NOT_SUPPORTED, NOT_TESTED = "supported", "not supported", "not tested at this scale"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, NOT_TESTED)
@@ -103,7 +104,7 @@ def hybrid(frames: Frames, low: float, high: float) -> str | None:
     """The ladder of ours that rewires this share of the layers."""
     model = base_model(frames)
     wirings = frames.own(variant="adapted", model=model)["wiring"].dropna().unique() if model else []
-    shares = {w: rewired_share(w, model) for w in sorted(wirings) if w.partition("@")[0] == "ladder"}
+    shares = {w: rewired_share(w, model) for w in sorted(wirings) if split_name(w)[0] == "ladder"}
     return next((w for w, fraction in shares.items() if fraction is not None and low <= fraction <= high), None)
 
 

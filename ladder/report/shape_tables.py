@@ -14,7 +14,7 @@ from ladder.report.quality import LOSS, NOT_EVALUATED, PERPLEXITY, parameters, r
 from ladder.report.setting import TAIL
 from ladder.report.speed_tables import NONE_HERE, first, paper_rows
 from ladder.report.style import listing, look, number, percent, signed_loss, times
-from ladder.wiring import pattern
+from ladder.wiring import Wiring, split_name
 
 FAST = 0.1  # rho up to which a link counts as fast: an all-reduce takes a tenth of a module
 HYBRID_CLAIM = "Hybrid-Ladder-8B-16L speedup"
@@ -23,12 +23,12 @@ APART = "from two records, not timed in turn: the machine's drift between them i
 
 
 def hybrids(found: list[Point]) -> list[tuple[Point, str]]:
-    return [(p, wiring) for p in found for wiring in p.wirings if "@" in wiring]
+    return [(p, wiring) for p in found for wiring in p.wirings if split_name(wiring)[1]]
 
 
 def share_of_gain(point: Point, hybrid: str) -> float | None:
     """How much of full ladder's gain a hybrid has; None where either was not timed, or where ladder gains nothing."""
-    half, full = point.throughput_gain(hybrid), point.throughput_gain(hybrid.partition("@")[0])
+    half, full = point.throughput_gain(hybrid), point.throughput_gain(split_name(hybrid)[0])
     if not half or not full or full["value"] < 1.02:
         return None
     return (half["value"] - 1) / (full["value"] - 1)
@@ -51,7 +51,7 @@ def hybrid_speed(frames: Frames) -> Table:
         cells.append(missing("the two are of different sources and batches"))
         rows.append([words("last 16 layers"), words("50", 50), *start, *cells, *setting.published(*TAIL)])
     for point, wiring in hybrids(points(frames)):
-        name, _, chosen = wiring.partition("@")
+        name, chosen = split_name(wiring)
         share, part = rewired_share(wiring, point.key["model"]), share_of_gain(point, wiring)
         cells = [value(point.throughput_gain(w), times, NOT_TIMED) for w in (wiring, name)]
         cells.append(
@@ -110,7 +110,7 @@ def pairs(frames: Frames) -> list[Pair]:
             continue
         for wirings in product(small.wirings, large.wirings):
             both_trained = set(zip(models, wirings, strict=True)) <= ours
-            if any(pattern(w).timing_only for w in wirings) or not (wirings[0] == "standard" or both_trained):
+            if any(Wiring.parse(w).timing_only for w in wirings) or not (wirings[0] == "standard" or both_trained):
                 continue
             speeds = [p.row("tokens_per_second", w, "both") for p, w in zip((small, large), wirings, strict=True)]
             if all(speeds):

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from ladder.wiring import parse_layers
+from ladder.wiring import parse_layers, split_name
 
 # Text and axes are drawn in this colour and then become currentColor, so that a page's dark mode applies to them.
 INK = "#010203"
@@ -48,7 +48,7 @@ def look(wiring: str, tp: int | None = None) -> Look:
 
     tp: the number of ranks T of a checkpoint whose wiring depends on it; the label then says so.
     """
-    name, _, chosen = wiring.partition("@")
+    name, chosen = split_name(wiring)
     label, *how = LOOKS.get(family(name), (name, *OTHER))
     label = name if "<k>" in label else label
     if chosen:
@@ -58,19 +58,19 @@ def look(wiring: str, tp: int | None = None) -> Look:
 
 def order(wiring: str) -> tuple:
     """Sorting key: in the order of LOOKS, families by their number, hybrids from few layers to many, then all."""
-    name, _, chosen = wiring.partition("@")
+    name, chosen = split_name(wiring)
     place = ORDER.index(family(name)) if family(name) in ORDER else len(ORDER)
     number_ = [int(digits) for digits in re.findall(r"\d+", name)]
-    count = len(parse_layers(chosen, 10**6)) if chosen else 10**6
+    count = len(parse_layers(chosen)) if chosen else 10**6
     return (place, number_, name, count, chosen)
 
 
 def share(wiring: str, layers: int) -> float:
     """Share of a model's layers that a wiring rewires: 0 for standard, 1 for all."""
-    name, _, chosen = wiring.partition("@")
+    name, chosen = split_name(wiring)
     if name == "standard":
         return 0.0
-    return len(parse_layers(chosen, layers)) / layers if chosen else 1.0
+    return len(parse_layers(chosen)) / layers if chosen else 1.0
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -6,7 +6,8 @@ from ladder.report.cells import Cell, Column, Table, missing, words
 from ladder.report.diagrams import EXAMPLES, summary
 from ladder.report.frames import Frames
 from ladder.report.style import family, listing, order
-from ladder.wiring import PATTERNS, Row, pattern, table, tied, trace
+from ladder.residual import Row
+from ladder.wiring import PATTERNS, Wiring, table
 
 FIELDS = ("lag", "joint", "own", "weight")
 LAYERS = 8
@@ -34,7 +35,7 @@ def wirings(frames: Frames) -> Table:
     rows = []
     for name in shown:
         cells = [words(name), words(summary(name).partition(" (")[0])]
-        cells += [all_reduces(name), words("yes" if tied(name) else "no")]
+        cells += [all_reduces(name), words("yes" if Wiring.parse(name).tied else "no")]
         cells += [words(sequence(name, field)) for field in FIELDS]
         source = SOURCES.get(family(name))
         rows.append([*cells, words(source) if source else missing(OURS)])
@@ -44,7 +45,7 @@ def wirings(frames: Frames) -> Table:
         "weight: of the sum. L: layers of the model; T: the tensor-parallel degree."
     ]
     twice, never = (sum(slope(name) == counts for name in shown) for counts in ((2, 0), (0, 0)))
-    apart = [name for name in shown if tied(name) and not pattern(name).timing_only]
+    apart = [w.name for w in map(Wiring.parse, shown) if w.tied and not w.timing_only]
     caption = (
         f"Of {len(shown)} wirings, {twice} reduce twice in every layer, {never} never, and the others less often. "
         f"Another function at every tensor-parallel degree T: {listing(apart)}."
@@ -83,10 +84,7 @@ def symbol(field: str, *rows: Row) -> str:
 
 def slope(name: str) -> tuple[float, float]:
     """(all-reduces per layer, how many more or fewer there are in all), from two depths."""
-    one, two = (
-        sum(event.kind == "launch" for event in trace(table(name, layers, DEGREES[0])))
-        for layers in (LAYERS, 2 * LAYERS)
-    )
+    one, two = (len(table(name, layers, DEGREES[0]).launches) for layers in (LAYERS, 2 * LAYERS))
     return (two - one) / LAYERS, 2 * one - two
 
 

@@ -25,7 +25,7 @@ from ladder.simulate.calibration import DEFAULT, Calibration, load
 from ladder.simulate.crossings import ratio, short, shortened
 from ladder.simulate.model import Point, Prediction, predict
 from ladder.simulate.points import check
-from ladder.wiring import tied
+from ladder.wiring import Wiring
 
 MODELS = ("llama-3-8b", "codellama-34b", "llama-3-70b", "llama-3.1-405b")
 WIRINGS = ("standard", "parallel", "ladder", "ladder-2", "spd", "desync-2x", "desync-4x", "upper_bound")
@@ -78,7 +78,7 @@ class Question(NamedTuple):
     def contests(self) -> dict[str, list[str]]:
         """Who is compared with whom: a wiring that is tied to a TP degree needs a checkpoint for each."""
         runners = [wiring for wiring in self.wirings if wiring != "upper_bound"]
-        return {ANY_TP: [wiring for wiring in runners if not tied(wiring)], ALL: runners}
+        return {ANY_TP: [wiring for wiring in runners if not Wiring.parse(wiring).tied], ALL: runners}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,6 @@ from ladder.parallel import slicing
 from ladder.parallel.shard import check_tied, parallelize
 from ladder.train.options import Options
 from ladder.train.ranks import Ranks
-from ladder.wiring import ends_apart
 
 
 def check(config, tp: int) -> None:
@@ -32,7 +31,7 @@ def check(config, tp: int) -> None:
         return
     check_tied(config, tp)
     slicing.check_degree(config, tp)
-    if ends_apart(config.rows()):
+    if config.rows().ends_apart:
         raise UserError(
             f"--tp-ranks {tp}: the ranks' streams end apart under wiring {config.wiring!r}, and its head cannot be "
             "sharded; drop --tp-ranks, which trains it over virtual ranks"

@@ -10,7 +10,7 @@ Which table is in force is a function of the step, hence a resumed run has the r
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ import numpy as np
 from ladder.errors import UserError, known
 from ladder.outputs import path_or_name
 from ladder.reading import read_json
-from ladder.wiring import Row, parse_layers, table
+from ladder.residual import Table
+from ladder.wiring import Wiring
 
 
 class Method(NamedTuple):
@@ -55,7 +56,7 @@ class Phase(NamedTuple):
 
     start: int
     wiring: str
-    rows: tuple[Row, ...]
+    rows: Table
 
 
 @dataclass(frozen=True)
@@ -179,20 +180,20 @@ class Recipe:
 def in_order(record: Path | None, wiring: str, layers: int, tp: int | None) -> list[int]:
     """The layers that ``wiring`` rewires, in the order of rewiring: from the last to the first, or from the one that
     the record of a scan says costs least. Raises UserError for a record of another scan."""
-    name, at, chosen = wiring.partition("@")
-    if name == "standard":
+    chosen = Wiring.parse(wiring, tp)
+    if chosen.name == "standard":
         raise UserError("the checkpoint's wiring is 'standard': there is no layer to rewire; convert it first")
-    members = parse_layers(chosen, layers) if at else range(layers)
+    members = chosen.members(layers)
     if record is None:
         return sorted(members, reverse=True)
     content = read_json(record)
     if not content.get("settings", {}).get("each"):
         raise UserError(f"{record}: not a scan of single layers; make it with `ladder sensitivity --each`")
     rows = [row for row in content["rows"] if row["metric"] == "loss_change" and row.get("converted")]
-    cost = {int(r["layers"]): r["value"] for r in rows if r["wiring"] == name and r.get("tp") == tp}
+    cost = {int(r["layers"]): r["value"] for r in rows if r["wiring"] == chosen.name and r.get("tp") == tp}
     if missing := sorted(set(members) - set(cost)):
-        at_degree = f" at --tp {tp}" if tp else ""
-        raise UserError(f"{record}: holds no loss change of layer {missing[0]} under {name!r}{at_degree}; scan that")
+        layer = f"layer {missing[0]} under {chosen.name!r}" + (f" at --tp {tp}" if tp else "")
+        raise UserError(f"{record}: holds no loss change of {layer}; scan that")
     return sorted(members, key=cost.get)
 
 
@@ -203,11 +204,10 @@ def split(order: list[int], group: int, wiring: str, layers: int, tp: int | None
         raise UserError(
             f"--steps {steps} are fewer than the {len(counts)} groups of layers; use more steps or a larger --group"
         )
-    name = wiring.partition("@")[0]
-    phases = []
+    whole, phases = Wiring.parse(wiring, tp), []
     for k, count in enumerate(counts):
-        spelled = wiring if count == len(order) else f"{name}@{','.join(map(str, sorted(order[:count])))}"
-        phases.append(Phase(k * steps // len(counts), spelled, table(spelled, layers, tp)))
+        chosen = whole if count == len(order) else replace(whole, layers=tuple(sorted(order[:count])))
+        phases.append(Phase(k * steps // len(counts), str(chosen), chosen.table(layers)))
     return tuple(phases)
 
 

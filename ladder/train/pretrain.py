@@ -20,7 +20,7 @@ from ladder.files import sha256
 from ladder.model.sizes import size
 from ladder.reading import read_json
 from ladder.train import options as training
-from ladder.wiring import check_model, check_tp, ends_apart, table
+from ladder.wiring import Wiring
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +37,7 @@ def main(args: argparse.Namespace) -> None:
     options = training.of(args)
     options.check()
     shape = size(args.size)
-    check_model(args.wiring)
-    rows = table(args.wiring, shape.layers, check_tp(args.wiring, args.tp))
+    rows = Wiring.parse(args.wiring, args.tp).of_model().table(shape.layers)
     if options.sequence > shape.positions:
         raise UserError(f"--sequence {options.sequence} is longer than the {shape.positions} positions of {args.size}")
 
@@ -60,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     from ladder.train.run import carry_out
 
     config = shape.config(vocab_size=vocab, **special)
-    check_degree(LadderConfig(**config), args.tp or 1, ends_apart(rows))
+    check_degree(LadderConfig(**config), args.tp or 1, rows.ends_apart)
     layout.check(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp), options.tp_ranks)
     with ranks.start(options) as these:
         torch.manual_seed(options.seed)  # the same initial weights for every wiring of a size

@@ -18,8 +18,9 @@ from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
 from ladder.parallel.communicators import EmulatedLink, Solo
 from ladder.reading import read_json
+from ladder.residual import Module, run
 from ladder.schedule import length, timeline
-from ladder.wiring import PATTERNS, Module, run, table
+from ladder.wiring import PATTERNS, table
 
 LAYERS = 8
 ATTENTION, MLP = 1.0, 3.0

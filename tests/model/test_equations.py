@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.sizes import size
-from ladder.wiring import table, tied
+from ladder.wiring import Wiring, table
 
 L, VOCAB = 4, 128
 SHAPE = size("tiny").config(num_hidden_layers=L, vocab_size=VOCAB, num_attention_heads=8, num_key_value_heads=4)
@@ -21,12 +21,12 @@ IDS = torch.randint(0, VOCAB, (2, 12), generator=torch.Generator().manual_seed(1
 
 def make(wiring, tp):
     torch.manual_seed(0)
-    config = LadderConfig(**SHAPE, wiring=wiring, tensor_parallel_size=tp if tied(wiring) else None)
+    config = LadderConfig(**SHAPE, wiring=wiring, tensor_parallel_size=tp if Wiring.parse(wiring).tied else None)
     model = LadderForCausalLM(config).eval()
     for n, (name, parameter) in enumerate(model.named_parameters()):
         if "norm" in name:  # norms that differ, or the choice of norm could not be seen
             torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=torch.Generator().manual_seed(n))
-    if not tied(wiring):
+    if not Wiring.parse(wiring).tied:
         model.model.set_virtual_ranks(tp)
     return model
 
@@ -227,14 +227,14 @@ def test_equals_its_published_equations(wiring, tp):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("wiring", [w for w in EQUATIONS if not tied(w)])
+@pytest.mark.parametrize("wiring", [w for w in EQUATIONS if not Wiring.parse(w).tied])
 def test_an_untied_wiring_is_the_same_function_at_every_degree(wiring):
     logits = [make(wiring, tp)(IDS).logits for tp in (1, 2, 4)]
     assert all(torch.allclose(logits[0], other, atol=1e-5) for other in logits[1:])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("wiring", [w for w in EQUATIONS if tied(w)])
+@pytest.mark.parametrize("wiring", [w for w in EQUATIONS if Wiring.parse(w).tied])
 def test_a_tied_wiring_is_standard_at_one_rank_and_another_function_at_two(wiring):
     standard = make("standard", 1)(IDS).logits
     assert torch.allclose(make(wiring, 1)(IDS).logits, standard, atol=1e-5)

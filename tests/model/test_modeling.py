@@ -7,7 +7,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import ladder  # noqa: F401 (registers the model)
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.sizes import size
-from ladder.wiring import PATTERNS, Pattern, Row, tied
+from ladder.residual import Row
+from ladder.wiring import PATTERNS, Pattern, Wiring
 
 L, VOCAB = 4, 128
 SHAPE = size("tiny").config(num_hidden_layers=L, vocab_size=VOCAB, num_key_value_heads=2)
@@ -20,7 +21,7 @@ TIED = ["partial", "dtp-1", "spd", "spd@2-3", "desync-2x", "desync-4x@1-3", "des
 def make(wiring="standard", **changes):
     """At T = 2, where that matters."""
     torch.manual_seed(0)
-    tp = 2 if tied(wiring) else None
+    tp = 2 if Wiring.parse(wiring).tied else None
     return LadderForCausalLM(LadderConfig(**SHAPE | changes, wiring=wiring, tensor_parallel_size=tp)).eval()
 
 
@@ -113,7 +114,7 @@ def test_a_config_refuses_a_wrong_wiring(wiring, tp, words):
 def test_rewiring_in_place_there_and_back(ids, wiring):
     model = make("standard")
     expected, names = model(ids).logits, list(model.state_dict())
-    model.model.set_wiring(wiring, 2 if tied(wiring) else None)
+    model.model.set_wiring(wiring, 2 if Wiring.parse(wiring).tied else None)
     if not wiring.startswith("fal"):  # whose gain starts at 0 in a rewired model, at 1 in a new one
         assert torch.allclose(model(ids).logits, make(wiring)(ids).logits, atol=1e-6)
     model.model.set_wiring("standard")

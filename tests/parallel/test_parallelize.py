@@ -15,7 +15,8 @@ from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.sizes import size
 from ladder.parallel.slicing import part
-from ladder.wiring import Row, tied, trace
+from ladder.residual import Row, Table
+from ladder.wiring import Wiring
 
 pytestmark = pytest.mark.ranks
 
@@ -29,7 +30,7 @@ RANDOM_TABLE += [Row(1, weight=0.5), Row(2, own=0.5), Row(0, joint=True)]
 
 
 def make(wiring, world, **changes):
-    tp = world if tied(wiring) else None
+    tp = world if Wiring.parse(wiring).tied else None
     torch.manual_seed(0)
     model = LadderForCausalLM(LadderConfig(**SHAPE | changes, wiring=wiring, tensor_parallel_size=tp)).eval()
     for n, (name, parameter) in enumerate(model.named_parameters()):
@@ -142,10 +143,10 @@ def check_random_table(mesh):
     """A table that no wiring has: own shares, held outputs and lags mixed, one never landing at once."""
     model = make("standard", 2)
     model.model.set_virtual_ranks(2)
-    model.model.rows = RANDOM_TABLE
+    model.model.rows = Table(RANDOM_TABLE)
     expected, whole = logits_and_gradients(model)
     model = ladder.parallelize(make("standard", 2), mesh)
-    model.model.rows = RANDOM_TABLE
+    model.model.rows = Table(RANDOM_TABLE)
     compare(model, mesh, expected, whole, "random")
 
 
@@ -217,7 +218,7 @@ def check_order(mesh):
         events = noted(model)
         logits_and_gradients(model)
         table = [
-            f"{event.kind[0].replace('l', 'L').replace('w', 'W')}{event.index}" for event in trace(model.model.rows)
+            f"{event.kind[0].replace('l', 'L').replace('w', 'W')}{event.index}" for event in model.model.rows.events
         ]
         assert events[: len(table)] == table, wiring
         assert " ".join(events[len(table) :]) == expected, wiring
@@ -251,7 +252,7 @@ def check_compiled(mesh, wiring):
         events.clear()
         assert (compiled(IDS, use_cache=False).logits - expected).abs().max() < 1e-5, wiring
     table = []
-    for event in trace(model.model.rows):
+    for event in model.model.rows.events:
         table += ["linear"] * linears[event.index] if event.kind == "compute" else [f"{event.kind} {event.index}"]
     head = ["linear"] if events[-1] == "linear" else []
     assert events == table + head, wiring

@@ -11,7 +11,7 @@ from ladder.model.sizes import size
 from ladder.parallel.communicators import ThreadedRanks
 from ladder.parallel.shard import check_tied
 from ladder.parallel.slicing import check_degree, part
-from ladder.wiring import table, tied
+from ladder.wiring import Wiring, table
 
 SHAPE = size("tiny").config(num_hidden_layers=4, vocab_size=64, attention_bias=True)
 CONFIG = LadderConfig(**SHAPE, wiring="fal")  # with the norm that fal reads
@@ -26,7 +26,7 @@ WEIGHT = random_weight(0)
 @pytest.mark.parametrize("tp", [2, 4])
 def test_ranks_equal_the_unsharded_model(wiring, tp):
     whole, rows = build(CONFIG, 0, 1, WEIGHT), table(wiring, CONFIG.num_hidden_layers, tp)
-    whole.model.set_virtual_ranks(tp if tied(wiring) else 1)
+    whole.model.set_virtual_ranks(tp if Wiring.parse(wiring).tied else 1)
     expected = logits(Decoder(whole, rows, IDS, PROMPT, whole.model.all_reduce), STEPS)
 
     def work(rank, all_reduce):

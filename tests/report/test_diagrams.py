@@ -8,7 +8,8 @@ import pytest
 from ladder import wiring as wirings
 from ladder.report import diagrams
 from ladder.report.diagrams import ARROWS, DRAWN, Drawing, picture
-from ladder.wiring import FAMILIES, PATTERNS, Pattern, Row, table, trace
+from ladder.residual import Row
+from ladder.wiring import FAMILIES, PATTERNS, Pattern, table
 
 
 def arrows(svg: str) -> dict[str, int]:
@@ -24,7 +25,7 @@ def test_every_wiring_can_be_drawn(wiring):
     svg, rows = Drawing(wiring).svg(), table(wiring, 3, 2)
     root = ElementTree.fromstring(svg)
     boxes = [e for e in root if e.tag.endswith("rect")]
-    events = trace(rows)
+    events = rows.events
     assert len(boxes) == 6 + sum(event.kind == "launch" for event in events)
     assert root.get("role") == "img"
     assert all(e.text for e in root if e.tag.endswith(("title", "desc")))
