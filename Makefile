@@ -12,10 +12,10 @@ export MLFLOW_DISABLE_TELEMETRY = true
 SNAKEMAKE = snakemake --cores all reports/all --configfile $(CONFIG)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reports test lint site ui clean
+.PHONY: help setup reports test test-fast lint site ui clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
 
 setup: $(BIN)/.ready  ## create .venv from the pinned dependencies
 
@@ -35,11 +35,15 @@ reports: setup  ## run the pipeline (CONFIG=config/default.yaml) and build the s
 	  || { [ $$? = 75 ] && echo "another 'make reports' is running in this folder; wait for it"; exit 1; }
 	@echo "done: reports/all, build/site/index.html (make site serves it, make ui shows the runs)"
 
-test: setup  ## run the tests
-	$(BIN)/pytest
+test: setup  ## run the tests on all cores
+	$(BIN)/pytest -n auto
 
-lint: setup  ## formatting and lint, of Python and of the workflow
+test-fast: setup  ## run the tests that are quick, start no other processes and open no browser
+	$(BIN)/pytest -n auto -m "not slow and not ranks and not browser"
+
+lint: setup  ## formatting, types and lint, of Python and of the workflow
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --min-severity error --summary=none
 	$(BIN)/snakefmt --check Snakefile workflow && $(BIN)/snakemake --lint
 
 site: setup  ## serve the site at http://127.0.0.1:8000

@@ -243,6 +243,7 @@ def test_sizes_have_the_published_number_of_parameters(name, billions):
     assert SIZES[name].parameters / 1e9 == pytest.approx(billions, rel=0.03)
 
 
+@pytest.mark.slow
 def test_parameters_are_counted_as_torch_counts():
     from ladder.model.modeling import LadderConfig, LadderForCausalLM
 

@@ -1,6 +1,7 @@
 """MLflow is the record, files are the contract."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 
@@ -25,8 +26,21 @@ print(run.run_id)
 """
 
 
+@pytest.fixture(scope="module")
+def initialised(tmp_path_factory):
+    """The directory of a new store: migrating a database takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        tracking.initialise()
+        tracking.initialise()  # again is harmless
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch, initialised):
+    shutil.copy(initialised / "mlflow.db", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LADDER_TRACKING", "on")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
@@ -37,9 +51,8 @@ def arguments(tmp_path):
     return argparse.Namespace(run=None, record=tmp_path / "record.json", lr=0.1)
 
 
+@pytest.mark.slow
 def test_parallel_jobs_lose_nothing(store):
-    tracking.initialise()
-    tracking.initialise()  # again is harmless
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, f"w{i}"], stdout=subprocess.PIPE, text=True) for i in range(3)
     ]
@@ -52,7 +65,6 @@ def test_parallel_jobs_lose_nothing(store):
 
 
 def test_a_job_is_a_run_with_its_record(store):
-    tracking.initialise()
     with job(arguments(store), "bench", "x", model="tiny", wiring="ladder", seed=1) as this:
         this.tracking.log(3, {"loss": 2.5})
         this.finish([this.row(metric="seconds", value=1.5, unit="s", origin="measured", phase="decode")])
@@ -67,7 +79,6 @@ def test_a_job_is_a_run_with_its_record(store):
 
 
 def test_a_failed_job_is_a_failed_run(store):
-    tracking.initialise()
     ids = []
 
     def fail():

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 PARTS = ["Snakefile", "Makefile", "README.md", "CONTRIBUTING.md", "mkdocs.yml"]

@@ -66,7 +66,8 @@ def runs(frames: Frames) -> list[Run]:
         if row.get("stage") != "pretrain" or not points:
             continue
         made = {key: record["provenance"].get(key) for key in ("hardware", "commit", "mlflow_run_id")}
-        found.append(Run(row | made, *np.array(points, float).T, record.get("settings", {})))
+        tokens, losses = np.array(points, float).T
+        found.append(Run(row | made, tokens, losses, record.get("settings", {})))
     return sorted(found, key=lambda run: (parameters(run.key[0]), run.key[0], order(run.key[1]), run.row.get("seed")))
 
 

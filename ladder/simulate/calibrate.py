@@ -10,6 +10,7 @@ more records of `ladder bench`, whose standard and upper_bound rows are taken: t
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{args.out}: `ladder simulate --calibration {args.out}` uses it")
 
 
-def read_rows(paths: list[Path], links: list[str] = ()) -> list[Row]:
+def read_rows(paths: list[Path], links: Sequence[str] = ()) -> list[Row]:
     """What is to be fitted to. Raises UserError for a file that holds no such thing."""
     found: list[Row] = []
     for path in paths:

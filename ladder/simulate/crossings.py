@@ -99,8 +99,8 @@ def one_shot(question, calibration: Calibration) -> list[dict]:
     logs = done.logs["tokens_per_s"].reshape(-1, len(settings), len(made))
     found = [dict(zip(("model", "tp", "batch"), setting[:3], strict=True)) for setting in settings]
     for name, wiring, link, base in CASES:
-        pair = [logs[:, :, made.index(which)] for which in ((wiring, link), ("standard", base))]
-        for cell, ends in zip(found, ratio(*pair, done, calibration).T, strict=True):
+        ours, theirs = (logs[:, :, made.index(which)] for which in ((wiring, link), ("standard", base)))
+        for cell, ends in zip(found, ratio(ours, theirs, done, calibration).T, strict=True):
             cell[name] = shortened(ends)
     return [cell for cell, fits in zip(found, done.fits.reshape(len(settings), -1)[:, 0], strict=True) if fits]
 

@@ -88,8 +88,11 @@ def fit(
     knows them. hold: values of parameters that are not to be fitted. device: of the rows, if no table has it.
     Raises UserError where rows leave a parameter open.
     """
-    from scipy.optimize import least_squares
-    from scipy.stats import t as student
+    try:
+        from scipy.optimize import least_squares
+        from scipy.stats import t as student
+    except ModuleNotFoundError:
+        raise UserError("calibration needs scipy; install it with: pip install 'ladder-residual[calibrate]'") from None
 
     hardware = {row.point.hardware for row in rows}
     if len(hardware) > 1:

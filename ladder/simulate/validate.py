@@ -168,7 +168,8 @@ def against(path: Path, record: dict, own: dict[str, Calibration | str], publish
         ends = [timed.get(name) for name in CALIBRATES]
         if all(ends):
             entry["speedup"] = (ends[0].prefill_s + ends[0].decode_s) / (row.prefill_s + row.decode_s)
-            entry["hidden"] = share(*(end.decode_s for end in ends), row.decode_s)
+            standard, silent = (end.decode_s for end in ends)
+            entry["hidden"] = share(standard, silent, row.decode_s)
         if calibration:
             done = predict([point, *(point._replace(wiring=name) for name in CALIBRATES)], calibration, intervals=True)
             low, high = interval(done, "speedup", calibration)

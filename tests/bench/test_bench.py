@@ -274,6 +274,7 @@ def test_named_links_depth_and_one_rank_alone(tmp_path, monkeypatch):
     assert {r["origin"] for r in alone["rows"]} == {"measured"}
 
 
+@pytest.mark.slow
 def test_one_rank_beside_plain_transformers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = "--size tiny --layers 1 --tp 1 --prompt 4 --new-tokens 4 --prefills 2 --emulate --baseline"
@@ -284,6 +285,7 @@ def test_one_rank_beside_plain_transformers(tmp_path, monkeypatch):
     assert (ratio["wiring"], ratio["compute"], ratio["n"]) == ("standard", "compiled", 4)
 
 
+@pytest.mark.slow
 def test_plain_transformers_as_a_baseline():
     """Same weights, same logits as the decode path; compiled, so its first step takes a while."""
     config = LadderConfig(**size("tiny").config(num_hidden_layers=1, num_key_value_heads=2))

@@ -43,6 +43,7 @@ def work(rank: int, local_rank: int, offset: float):
     return {"sum": total.item(), "local": local_rank, "threads": torch.get_num_threads(), "hosts": hosts()}
 
 
+@pytest.mark.ranks
 def test_ranks_started_here():
     """Each on one thread, and what rank 0 returns comes back."""
     here = socket.gethostname()
@@ -54,6 +55,7 @@ def long_result(rank: int, local_rank: int):
     return "x" * 10_000_000
 
 
+@pytest.mark.ranks
 def test_a_result_longer_than_a_pipe_holds():
     assert len(run_ranks(long_result, (), 2, "cpu")) == 10_000_000
 
@@ -97,6 +99,7 @@ def test_slurm_without_scontrol(monkeypatch, tmp_path):
 BENCH = "bench --size tiny --layers 1 --tp 2 --prompt 2 3 --new-tokens 2 --prefills 1 --wirings standard upper_bound"
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("line", [f"{BENCH} --out records", "bench link --tp 2 --out link.json"])
 def test_ended_by_the_watchdog_its_run_is_a_failed_one(line, tmp_path, monkeypatch):
     statuses = []
@@ -135,6 +138,7 @@ def check_records(started: list[subprocess.Popen], folder) -> None:
     assert {(row["origin"], row["tp"]) for record in records for row in record["rows"]} == {("measured", 2)}
 
 
+@pytest.mark.ranks
 def test_torchrun_on_two_nodes_write_one_record_a_point(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -147,6 +151,7 @@ def test_torchrun_on_two_nodes_write_one_record_a_point(tmp_path):
     check_records(started, tmp_path)
 
 
+@pytest.mark.ranks
 def test_two_tasks_of_slurm_write_one_record_a_point(tmp_path, scontrol):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

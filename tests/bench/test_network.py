@@ -22,7 +22,7 @@ def allowed() -> bool:
     return True
 
 
-possible = pytest.mark.skipif(not allowed(), reason="network namespaces and TAP devices are not allowed here")
+possible = pytest.mark.skipif(not allowed(), reason="needs network namespaces and TAP devices: run as root")
 DELAY = 3e-3
 WIRINGS = ("standard", "upper_bound")
 
@@ -34,6 +34,7 @@ def round_trip(rank: int, local_rank: int) -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.ranks
 @possible
 def test_packets_are_delayed_and_nothing_is_left():
     before = os.readlink("/proc/self/ns/net"), os.listdir("/sys/class/net")
@@ -42,6 +43,7 @@ def test_packets_are_delayed_and_nothing_is_left():
     assert (os.readlink("/proc/self/ns/net"), os.listdir("/sys/class/net")) == before
 
 
+@pytest.mark.ranks
 @possible
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(network, "REDUCED", 3)

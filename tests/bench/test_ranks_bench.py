@@ -8,6 +8,8 @@ from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
 
+pytestmark = pytest.mark.ranks
+
 WIRINGS = ("standard", "ladder", "upper_bound")
 
 

@@ -82,6 +82,7 @@ def test_launches_and_waits_stand_as_in_the_table(wiring):
     assert counts[wiring] == len(this.rows(wiring).launches)
 
 
+@pytest.mark.slow
 def test_compiled_code_has_the_plain_logits_and_the_tables_order():
     """Inductor's code, for every wiring: a compiled piece ends before each launch and wait, so nothing can move."""
     this = point(wirings=tuple(WIRINGS), compute=("compiled",))

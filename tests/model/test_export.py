@@ -84,6 +84,7 @@ def elsewhere(exported, tmp_path_factory):
 
 @torch.no_grad()
 @pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.slow
 def test_the_same_model_without_the_package(models, elsewhere, wiring):
     _, model = models[wiring]
     assert (elsewhere[f"{wiring} logits"] - model(IDS).logits).abs().max() < 1e-5

@@ -18,6 +18,8 @@ from ladder.parallel.slicing import part
 from ladder.residual import Row, Table
 from ladder.wiring import Wiring
 
+pytestmark = pytest.mark.ranks
+
 VOCAB = 64
 SHAPE = size("tiny").config(num_hidden_layers=4, vocab_size=VOCAB, attention_bias=True, mlp_bias=True)
 UNTIED = ["standard", "ladder", "ladder-2", "ladder@1-2", "parallel", "parallel-2norm", "fal", "fal+", "fal@2"]
@@ -47,7 +49,8 @@ class Ranks:
     """``world`` processes, started once, that do what they are told together."""
 
     def __init__(self, world, store):
-        context = torch.multiprocessing.get_context("spawn")
+        context = torch.multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["ladder.train.run"])  # imports torch and transformers once for all
         self.told, self.done = [context.Queue() for _ in range(world)], context.Queue()
         arguments = [(rank, world, store, queue, self.done) for rank, queue in enumerate(self.told)]
         self.processes = [context.Process(target=main, args=a, daemon=True) for a in arguments]
@@ -79,18 +82,23 @@ def main(rank, world, store, told, done):
             done.put(traceback.format_exc())
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def ranks(request, tmp_path_factory):
-    group = Ranks(request.param, tmp_path_factory.mktemp("ranks") / "store")
-    yield group
-    group.stop()
-
-
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    group = Ranks(2, tmp_path_factory.mktemp("two") / "store")
-    yield group
-    group.stop()
+def groups(tmp_path_factory):
+    """{number of ranks: Ranks}"""
+    started = {world: Ranks(world, tmp_path_factory.mktemp("ranks") / "store") for world in (2, 4)}
+    yield started
+    for group in started.values():
+        group.stop()
+
+
+@pytest.fixture(params=[2, 4])
+def ranks(request, groups):
+    return groups[request.param]
+
+
+@pytest.fixture
+def two(groups):
+    return groups[2]
 
 
 def check_gradients(mesh, wirings, options, changes):

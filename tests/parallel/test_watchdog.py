@@ -14,6 +14,8 @@ import torch.distributed as dist
 from ladder.bench import launch
 from ladder.errors import UserError
 
+pytestmark = pytest.mark.ranks
+
 FAST = {"interval": 0.05, "patience": 0.8, "stuck": 0.8}
 HERE = socket.gethostname()
 

@@ -77,6 +77,7 @@ def test_every_figure_has_words_with_and_without_own_numbers(make, kind, request
         assert len(panel.alt) > 20
 
 
+@pytest.mark.slow
 def test_the_command_imports_no_torch_and_two_runs_give_the_same_bytes(reports, records, published, measured, tmp_path):
     out, _ = reports
     command = ["report", "--records", str(records), "--published", str(published), "--out", str(tmp_path)]

@@ -33,10 +33,10 @@ def run(source: str, function: str, argument):
         done = subprocess.run([node, "-"], input=program, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the equations of the page need node or playwright")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs node: apt-get install nodejs")
     executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not executable:
-        pytest.skip("neither node nor a browser found: install chromium, or name one in the environment's CHROMIUM")
+        pytest.skip("needs node: apt-get install nodejs (or chromium)")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()

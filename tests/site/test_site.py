@@ -21,6 +21,7 @@ PAGES = [
 PAGES += ["simulator", "whatif", "scale", "log"]
 
 
+@pytest.mark.slow
 def test_every_page_and_every_download_is_there(built):
     for page in PAGES:
         text = (built / f"{page}.html").read_text(encoding="utf-8")
@@ -30,10 +31,12 @@ def test_every_page_and_every_download_is_there(built):
     assert (built / "reports" / "all").is_file()
 
 
+@pytest.mark.slow
 def test_fragments_are_not_pages(built):
     assert list((built / "reports").rglob("*.html")) == []
 
 
+@pytest.mark.slow
 def test_no_page_names_a_foreign_script_or_style(built):
     for page in PAGES:
         text = (built / f"{page}.html").read_text(encoding="utf-8")
@@ -52,6 +55,7 @@ def test_written_pages_hold_no_measured_number(page, request):
     assert {n for n in found if not any(n in a or a in n for a in allowed)} <= {"3.1", "3.2", "127.0", "0.1"}
 
 
+@pytest.mark.slow
 def test_a_missing_report_is_named(project, mkdocs, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)

@@ -10,6 +10,8 @@ from ladder.cli import main
 from ladder.simulate.calibration import load
 from ladder.simulate.model import Point, predict
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture(scope="module")
 def whatif(request, tmp_path_factory):

@@ -76,6 +76,7 @@ def uninterrupted(tmp_path_factory) -> dict:
     return {size: curve(size) for size in SHARED}
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("size", SHARED)
 @pytest.mark.parametrize("how", [killed_in_step_5, killed_while_writing])
 def test_kill_9_and_again(how, size, uninterrupted, tmp_path):
@@ -93,6 +94,7 @@ def test_kill_9_and_again(how, size, uninterrupted, tmp_path):
     assert re.search(f"resuming after step {last}", (tmp_path / "again/0.err").read_text())
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("how", "words"), [(stopped, "no sign of life from rank 1 on"), (failed, "failed: RuntimeError: logits are off")]
 )

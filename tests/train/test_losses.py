@@ -1,15 +1,10 @@
 """Losses in pieces equal the plain ones; what they count; that the logits of all tokens never exist; sharded heads."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fleet import together
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import VOCAB, options
 from toy import model as toy_model
@@ -134,11 +129,11 @@ def test_divergence():
 SHARDED = [("standard", None, "fp32"), ("ladder", None, "fp32"), ("dtp-1", 2, "fp32"), ("ladder", None, "bf16")]
 
 
-def sharded(rank_and_size, folder: Path | None = None) -> list:
+def sharded(rank_and_size, bf16: bool = False) -> list:
     """(loss, norm of the gradients, of the head's alone) of each case: of two rows on each of two ranks, or of four."""
     found = []
     for wiring, tp, precision in SHARDED:
-        chosen = options(shard=rank_and_size.size, precision=precision if folder else "fp32")
+        chosen = options(shard=rank_and_size.size, precision=precision if bf16 else "fp32")
         net, teacher = toy_model(0, wiring, tp), toy_model(1, "standard").requires_grad_(False)
         net, teacher = (layout.distribute(model, rank_and_size, chosen) for model in (net, teacher))
         whole_batch = batch(4)
@@ -149,28 +144,13 @@ def sharded(rank_and_size, folder: Path | None = None) -> list:
         loss = rank_and_size.sum(loss.detach().double())
         norms = {name: whole(p.grad).double().norm().item() for name, p in net.named_parameters()}
         found.append([loss.item(), sum(n**2 for n in norms.values()) ** 0.5, norms["model.embed_tokens.weight"]])
-    if folder:
-        (folder / f"rank{rank_and_size.rank}.json").write_text(json.dumps(found))
     return found
 
 
+@pytest.mark.ranks
 def test_over_two_ranks_that_share_the_weights(tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, __file__, tmp_path],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    first, second = together(2, tmp_path, sharded, True)
     assert first == second
     alone = sharded(ranks.Ranks(0, 1, torch.device("cpu")))
     for case, got, wanted in zip(SHARDED, first, alone, strict=True):
         assert got == pytest.approx(wanted, rel=0.05 if case[2] == "bf16" else 1e-5), case
-
-
-if __name__ == "__main__":
-    with ranks.start(options(shard=2)) as these:
-        sharded(these, Path(sys.argv[1]))

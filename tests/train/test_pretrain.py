@@ -97,6 +97,7 @@ def test_a_wiring_of_two_ranks(data, tmp_path):
     assert load(tmp_path / "model")[0].config.tensor_parallel_size == 2
 
 
+@pytest.mark.slow
 def test_kill_9_and_again(data, tmp_path):
     more = "--wiring ladder --steps 60 --checkpoint-every 5"
     assert cli.main(words(data, tmp_path / "whole", more)) == 0

@@ -12,6 +12,8 @@ from ladder.errors import UserError
 from ladder.model import LadderConfig
 from ladder.train import layout
 
+pytestmark = pytest.mark.ranks
+
 TWO = {
     "replicate": {"shard": 1},
     "shard": {"shard": 2, "micro_batch": 1},  # two micro-batches a step
