@@ -10,7 +10,7 @@ from ladder.redact import redact
 from ladder.report import markup
 from ladder.report.build import build
 
-HOSTILE = "=HYPERLINK(\"http://evil/\")'&\"><script>alert(1)</script><!-- $\\frac{"
+HOSTILE = '=HYPERLINK("http://evil/")\'&"><script>alert(1)</script><!-- $\\frac{'
 NAMES = ("run", "model", "link", "dtype", "backend", "compute", "note", "task", "variant")
 
 
