@@ -47,5 +47,5 @@ ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1
 
 clean:  ## delete what the pipeline made (not .venv)
-	rm -rf results build mlflow.db mlartifacts .snakemake reports/all reports/records.csv reports/summary.json \
+	rm -rf results build mlflow.db mlartifacts mlpending .snakemake reports/all reports/records.csv reports/summary.json \
 	  reports/tables reports/figures reports/whatif.html reports/claims.* reports/diagrams

@@ -16,6 +16,7 @@ from ladder.redact import redact
 from ladder.running import has_ended, identity
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+BUSY = 40  # seconds
 
 
 def uri() -> str:
@@ -30,17 +31,20 @@ def database() -> Path | None:
     """The file of a sqlite store."""
     if not uri().startswith("sqlite:///"):
         return None
-    return Path(uri().removeprefix("sqlite:///").partition("?")[0]).absolute()
+    return Path(uri().removeprefix("sqlite:///").removeprefix("file:").partition("?")[0]).absolute()
 
 
 def client():
     """A client of the store, which it asks once; an unreachable server costs seconds, not minutes."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print the password
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri())
+    # sqlite gives up on a locked database after 5 s.
+    waiting = f"{uri()}?timeout={BUSY}" if database() and "?" not in uri() else uri()
+    return MlflowClient(tracking_uri=waiting)
 
 
 @contextlib.contextmanager

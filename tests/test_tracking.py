@@ -81,6 +81,20 @@ def test_a_job_is_a_run_with_its_record(place):
     assert [f.path for f in store.client().list_artifacts(run.info.run_id)] == ["record.json"]
 
 
+def test_no_secret_is_stored(place, monkeypatch):
+    tracking.initialise()
+    address = "http://me:secret@there/runs"
+    monkeypatch.setattr(sys, "argv", ["/bin/ladder", "report", "--mlflow-ui", address])
+    with job(
+        argparse.Namespace(run=None, record=place / "record.json", ui=address), "report", "x", note=address
+    ) as this:
+        this.finish([])
+    run = store.client().get_run(this.tracking.run_id)
+    assert run.data.params["ui"] == run.data.tags["note"] == "http://there/runs"
+    command = records.read(place / "record.json")["provenance"]["command"]
+    assert command == "ladder report --mlflow-ui http://there/runs"
+
+
 def test_a_failed_job_is_a_failed_run(place):
     tracking.initialise()
     ids = []
