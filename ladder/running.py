@@ -1,5 +1,6 @@
 """One pipeline in a folder at a time: whose locks are left over from a kill, and whether a process still lives."""
 
+import atexit
 import fcntl
 import os
 import shutil
@@ -21,10 +22,9 @@ def alone(locks: Path) -> TextIOWrapper:
     try:
         fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(
-            f"another snakemake runs in {Path.cwd()}: wait for it if this one stops at a lock, and do not unlock",
-            file=sys.stderr,
-        )
+        # Last, since snakemake itself would advise to unlock.
+        text = f"another snakemake runs in {Path.cwd()}: if this one stopped at its lock, wait for it and do not unlock"
+        atexit.register(print, text, file=sys.stderr)
     else:
         shutil.rmtree(locks, ignore_errors=True)
     fcntl.flock(alive, fcntl.LOCK_SH)

@@ -14,6 +14,7 @@ HOSTILE = '=HYPERLINK("http://evil/")\'&"><script>alert(1)</script><!-- $\\frac{
 NAMES = ("run", "model", "link", "dtype", "backend", "compute", "note", "task", "variant")
 
 
+@pytest.mark.filterwarnings("ignore:constrained_layout")  # names that long
 def test_no_page_or_table_holds_what_a_record_says_as_markup(tmp_path, published):
     toy_records.training(tmp_path / "in", "pretrain", "tiny", "ladder", 0, 5.4)
     toy_records.evaluation(tmp_path / "in", "tiny", "ladder", "pretrained", 0, 5.0, 0.4)
