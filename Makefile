@@ -28,11 +28,9 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 	  $(BIN)/python -c "import ladder.model.modeling, lm_eval.models.huggingface"; wait
 	touch $@
 
-# The lock is this folder's `make reports`: if it is free, a snakemake lock is left over from a kill and may go.
-LOCK := $(if $(shell command -v flock),flock --nonblock --conflict-exit-code 75 .make.lock)
+# A lock left over from a kill is removed by the Snakefile, if no other snakemake runs in this folder.
 reports: setup  ## run the pipeline (CONFIG=config/default.yaml) and build the site into build/site
-	@$(LOCK) sh -c '$(SNAKEMAKE) --unlock --quiet all 2> /dev/null; $(SNAKEMAKE) && mkdocs build --strict --quiet' \
-	  || { [ $$? = 75 ] && echo "another 'make reports' is running in this folder; wait for it"; exit 1; }
+	@$(SNAKEMAKE) && mkdocs build --strict --quiet
 	@echo "done: reports/all, build/site/index.html (make site serves it, make ui shows the runs)"
 
 test: setup  ## run the tests on all cores
@@ -53,5 +51,5 @@ ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1
 
 clean:  ## delete what the pipeline made (not .venv)
-	rm -rf results build mlflow.db mlartifacts .snakemake reports/all reports/records.csv reports/summary.json \
+	rm -rf results build mlflow.db mlartifacts mlpending .snakemake reports/all reports/records.csv reports/summary.json \
 	  reports/tables reports/figures reports/whatif.html reports/claims.* reports/diagrams

@@ -6,6 +6,12 @@ from snakemake.utils import min_version
 
 min_version("9.10")
 
+if not os.path.samefile(workflow.basedir, "."):
+    sys.exit(
+        f"error: the working directory is {os.getcwd()}, but paths are relative to the folder of the Snakefile: run "
+        f"snakemake in {workflow.basedir}, without --directory, or in a copy of that folder"
+    )
+
 if not workflow.overwrite_configfiles:
 
     configfile: "config/default.yaml"

@@ -40,6 +40,7 @@ class Job:
 
     def finish(self, rows: list[dict], artifacts: tuple = (), tracked: list[dict] | None = None, **extra) -> None:
         """Write the record, then hand its numbers (or only those of ``tracked``) and the artifacts to MLflow."""
+        self.tracking.flush()  # the record names the run, if the store is back by now
         provenance = records.provenance(self.started, self.run, self.tracking.run_id)
         if self.record:
             records.write(self.record, rows, provenance, **extra)

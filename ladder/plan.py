@@ -146,8 +146,8 @@ class Plan:
             chosen = {"batch": settings["batch"], "limit": settings.get("limit"), "max_length": group["max_length"]}
             chosen |= {"device": self.config["device"], "run_generated_code": settings.get("run_generated_code")}
             words = [flags(chosen)]
-            words += [f"--task {task}" for task, _, _ in tasks]
-            words += [f"--fewshot {task}={shots}" for task, _, shots in tasks if shots]
+            words += [flags({"task": task}) for task, _, _ in tasks]
+            words += [flags({"fewshot": f"{task}={shots}"}) for task, _, shots in tasks if shots]
             group |= {"flags": " ".join(words), "names": ",".join(names), "paths": list(group["checkpoints"].values())}
             group["records"] = [f"{self.root}/evaluate/{folder}/{name}.json" for name in names]
 

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.reading import read_json
+from ladder.redact import redact
 
 ORIGINS = ("published", "measured", "emulated", "simulated")
 
@@ -67,13 +69,16 @@ def row(**values) -> dict:
 
 @cache
 def git_commit() -> tuple[str | None, bool | None]:
-    """(commit, whether tracked files differ from it) of the checkout that holds this package; (None, None) outside."""
+    """(commit, whether tracked files differ from it) of this package's own checkout; (None, None) where it is none,
+    though it may lie inside another repository."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if not Path(git("rev-parse", "--show-toplevel")).samefile(here.parent):
+            return None, None
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
@@ -117,7 +122,7 @@ def provenance(started: float, run: dict | None, mlflow_run_id: str | None) -> d
         "dirty": dirty,
         "profile": run["name"] if run else None,
         "config_digest": run["digest"] if run else None,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "hardware": hardware(),
         "versions": versions(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),

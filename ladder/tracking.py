@@ -1,7 +1,8 @@
-"""Prepare MLflow tracking: the database and the experiment, before parallel jobs could race for them.
+"""Prepare MLflow tracking, send what jobs could not, and end the runs that killed jobs left open.
 
-Every job is an MLflow run. MLFLOW_TRACKING_URI says where (default: sqlite:///mlflow.db and ./mlartifacts). Files are
-the contract, MLflow is the record: without it the work goes on.
+Every job is an MLflow run. MLFLOW_TRACKING_URI says where (default: sqlite:///mlflow.db and ./mlartifacts), and
+MLFLOW_EXPERIMENT_NAME under which experiment (default: ladder). Files are the contract, MLflow is the record: without
+it the work goes on, and what it could not be told is kept in mlpending/ for the next job or `ladder track`.
 
     ladder track --out results/default/tracking.json
 """
@@ -9,28 +10,19 @@ the contract, MLflow is the record: without it the work goes on.
 import argparse
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
+from ladder import store
 from ladder.files import write_json
 from ladder.outputs import OutputFile
+from ladder.pending import FOLDER, Pending, send_kept
+from ladder.redact import redact
+from ladder.running import identity
+from ladder.store import experiment_name, reason, uri
 
-EXPERIMENT = "ladder"
-DEFAULT_URI = "sqlite:///mlflow.db"
-
-
-def uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
-def _client():
-    # Telemetry is on by default; an unreachable server must cost seconds, not minutes.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri())
+WAIT, LONGEST = 5, 600  # seconds until a store that failed is asked again: doubled each time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,85 +33,102 @@ def main(args: argparse.Namespace) -> None:
     try:
         initialise()
     except Exception as error:  # whatever tracking does, the work goes on; each job says so once
-        print(f"MLflow at {uri()} cannot be prepared ({error}); results go to files", file=sys.stderr)
-    write_json(args.out, {"tracking_uri": uri(), "experiment": EXPERIMENT})
+        print(f"MLflow at {redact(uri())} cannot be prepared ({reason(error)}); results go to files", file=sys.stderr)
+    write_json(args.out, {"tracking_uri": redact(uri()), "experiment": experiment_name()})
 
 
 def initialise() -> None:
-    """Migrate the database and create the experiment; harmless if both are there."""
-    client = _client()
-    if client.get_experiment_by_name(EXPERIMENT) is None:
-        local = uri().startswith("sqlite:")
-        client.create_experiment(EXPERIMENT, Path("mlartifacts").absolute().as_uri() if local else None)
+    """Migrate the database, and do what every job does first; harmless if all is well."""
+    with store.quiet():
+        _open()
+
+
+def _open():
+    """(client, experiment id) of a store that was told what earlier jobs left: what they could not send, and their
+    end where they were killed."""
+    client = store.client()
+    experiment = store.prepare(client)
+    if sent := send_kept(client, experiment):
+        print(f"MLflow was told what {sent} earlier jobs could not send", file=sys.stderr)
+    if closed := store.close_stale(client, experiment):
+        print(f"MLflow still held {closed} runs of killed jobs as running; they are KILLED now", file=sys.stderr)
+    return client, experiment
 
 
 class Run:
-    """One MLflow run; after the first failure it says so once and becomes silent."""
+    """One MLflow run. What the store cannot take now is kept in a file (:mod:`ladder.pending`) and sent later: by this
+    job, which tries ever more rarely and once more at its end, or by one after it."""
 
     def __init__(self, name: str, params: dict, tags: dict, run_id: str | None = None):
-        self.run_id: str | None = None
-        self._client = None
-        self._pending: list = []
+        self._pending: Pending | None = None
+        self._connection = None
+        self._next, self._wait, self._failed = 0.0, WAIT, False
+        self._lock = threading.RLock()  # a watchdog may end the run
         if os.environ.get("LADDER_TRACKING", "").lower() == "off":
             return
-        try:
-            if uri().startswith("sqlite:///") and not Path(uri().removeprefix("sqlite:///")).exists():
-                raise LookupError(f"{uri()} does not exist; `ladder track` creates it")
-            self._client = _client()
-            if run_id:
-                self._client.update_run(run_id, status="RUNNING")
-            else:
-                experiment = self._client.get_experiment_by_name(EXPERIMENT)
-                if experiment is None:
-                    raise LookupError(f"no experiment {EXPERIMENT!r} in {uri()}; `ladder track` creates it")
-                run_id = self._client.create_run(experiment.experiment_id, run_name=name, tags=_text(tags)).info.run_id
-                self._batch(run_id, params=params)
-            self.run_id = run_id
-        except Exception as error:  # whatever tracking does, the work goes on
-            self._give_up(error)
+        file = store.database()
+        if file and not file.exists():  # nobody asked for tracking, and jobs that race for it would break it
+            return self._off(f"{redact(uri())} does not exist; `ladder track` creates it")
+        now = int(time.time() * 1000)
+        self._pending = Pending(name, identity(), now, _text(tags), _text(params), run_id, resumes=bool(run_id))
+        self.flush()
+
+    @property
+    def run_id(self) -> str | None:
+        """None while the store has not been reached."""
+        return self._pending.run_id if self._pending is not None else None
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Keep the points of one step; :meth:`flush` sends them."""
-        from_now = int(time.time() * 1000)
-        self._pending += [(key, float(value), from_now, step) for key, value in values.items()]
-
-    def flush(self) -> None:
-        if self._client is None:
-            return
-        from mlflow.entities import Metric
-
-        try:
-            for start in range(0, len(self._pending), 1000):  # the API's limit
-                chunk = [Metric(*point) for point in self._pending[start : start + 1000]]
-                self._client.log_batch(self.run_id, metrics=chunk)
-            self._pending = []
-        except Exception as error:
-            self._give_up(error)
+        """Hold the points of one step; :meth:`flush` sends them."""
+        now = int(time.time() * 1000)
+        if self._pending is not None:
+            self._pending.metrics += [(key, float(value), now, step) for key, value in values.items()]
 
     def artifact(self, path: str | Path) -> None:
-        self._try(lambda: self._client.log_artifact(self.run_id, str(path)))
+        if self._pending is not None:
+            self._pending.artifacts.append(str(path))
+            self.flush()
 
     def finish(self, status: str = "FINISHED") -> None:
-        self.flush()
-        self._try(lambda: self._client.set_terminated(self.run_id, status))
+        if self._pending is not None:
+            self._pending.status, self._pending.ended = status, int(time.time() * 1000)
+            self._next = 0.0
+            self.flush()
 
-    def _batch(self, run_id: str, params: dict) -> None:
-        from mlflow.entities import Param
+    def flush(self) -> None:
+        """Send what there is; after a failure only when it is time to try again."""
+        with self._lock:
+            if not self._pending:
+                return
+            if time.monotonic() >= self._next:
+                self._send()
+            if self._failed:
+                try:
+                    self._pending.keep()
+                    self._failed = bool(self._pending)
+                except OSError as error:
+                    self._off(reason(error))
 
-        self._client.log_batch(run_id, params=[Param(k, v[:6000]) for k, v in _text(params).items()])
+    def _send(self) -> None:
+        try:
+            with store.quiet():
+                self._connection = self._connection or _open()
+                self._pending.send(*self._connection)
+            self._wait = WAIT
+        except Exception as error:  # whatever tracking does, the work goes on
+            self._next = time.monotonic() + self._wait
+            if self._wait == WAIT and not self._failed:
+                print(
+                    f"MLflow cannot be told of this job now ({reason(error)}); what it lacks is kept in {FOLDER}/ and "
+                    "sent later, results are written to files as always",
+                    file=sys.stderr,
+                )
+            self._wait, self._failed = min(2 * self._wait, LONGEST), True
 
-    def _try(self, call) -> None:
-        if self._client is not None:
-            try:
-                call()
-            except Exception as error:
-                self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        self._client = None
-        line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        print(f"tracking is off for this job ({line}); results are written to files as always", file=sys.stderr)
+    def _off(self, why: str) -> None:
+        self._pending = None
+        print(f"tracking is off for this job ({why}); results are written to files as always", file=sys.stderr)
 
 
 def _text(values: dict) -> dict[str, str]:
-    return {key: str(value) for key, value in values.items() if value is not None}
+    return {key: redact(str(value)) for key, value in values.items() if value is not None}

@@ -86,8 +86,7 @@ def built(project):
     assert running.poll() is None, "the pipeline ended before it could be killed"
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    snakemake(project, "reports/all", "--unlock")
-    snakemake(project, "reports/all")
+    snakemake(project, "reports/all")  # the lock that is left over does not stop it
     return project
 
 
@@ -107,6 +106,8 @@ def test_every_job_is_a_run_in_mlflow(built):
     runs = client.search_runs(
         [experiment.experiment_id], filter_string="attributes.status = 'FINISHED'", max_results=500
     )
+    # What the killed jobs left open was ended by those after them.
+    assert not client.search_runs([experiment.experiment_id], filter_string="attributes.status = 'RUNNING'")
     stages = [run.data.tags["stage"] for run in runs]
     assert {"corpus", "pretrain", "convert", "adapt", "evaluate", "sensitivity", "bench", "simulate"} <= set(stages)
     # A job that outlived the killed snakemake may have finished twice: count what was trained, not how often.

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.files import atomic_write, digest, sha256, write_json
+from ladder.files import digest, sha256, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import OutputFolder
@@ -77,6 +77,7 @@ def build(
         diagrams,
         equal_time,
         frames,
+        markup,
         noise_tables,
         quality_figures,
         quality_tables,
@@ -121,8 +122,7 @@ def build(
     provenance = run_tables.provenance(data, run.get("name"))
 
     written = [out / "records.csv"]
-    with atomic_write(written[0]) as part:
-        data.ours.convert_dtypes().to_csv(part, index=False, lineterminator="\n")
+    markup.write_csv(data.ours, written[0])
     for table in tables:
         written += cells.write(table, out / "tables", ui)
     written += claims.write(judged, out / "tables")

@@ -1,6 +1,5 @@
 """Tables whose page and CSV cannot differ: a cell knows the tidy rows that it was made from."""
 
-import html
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pandas as pd
 
 from ladder.files import atomic_write
 from ladder.report.frames import COLUMNS
+from ladder.report.markup import escape, link, segment, write_csv
 from ladder.report.style import listing
 
 TOKENS = {"prompt": "prompt tokens", "new_tokens": "new tokens"}
@@ -99,8 +99,7 @@ def write(table: Table, folder: Path, ui: str) -> list[Path]:
     to the MLflow UI at ``ui``)."""
     csv, page = folder / f"{table.name}.csv", folder / f"{table.name}.html"
     tidy = table.tidy()
-    with atomic_write(csv) as part:
-        (tidy if len(tidy) else table.shown()).convert_dtypes().to_csv(part, index=False, lineterminator="\n")
+    write_csv(tidy if len(tidy) else table.shown(), csv)
     with atomic_write(page) as part:
         part.write_text(render(table, tidy, ui), encoding="utf-8")
     return [csv, page]
@@ -114,16 +113,16 @@ def render(table: Table, tidy: pd.DataFrame, ui: str) -> str:
         return f"<sup>{letter}</sup>"
 
     def cell(content: Cell, column: Column, first: bool) -> str:
-        sort = "" if content.sort is None else f' data-sort="{html.escape(str(content.sort))}"'
-        inside = html.escape(content.text)
+        sort = "" if content.sort is None else f' data-sort="{escape(content.sort)}"'
+        inside = escape(content.text)
         if content.reason:
-            inside = f'<span class="missing" title="{html.escape(content.reason)}">–</span>{mark(content.reason)}'
+            inside = f'<span class="missing" title="{escape(content.reason)}">–</span>{mark(content.reason)}'
         elif content.note:
             inside += mark(content.note)
         if " [" in content.text:
             inside = inside.replace(" [", ' <span class="interval">[', 1).replace("]", "]</span>", 1)
         kind = "number" if not column.words else "short" if len(content.text) < SHORT else "long"
-        title = f' title="{html.escape(told)}"' if (told := facts(content)) else ""
+        title = f' title="{escape(told)}"' if (told := facts(content)) else ""
         return (
             f'<th scope="row" class="{kind}"{sort}>{inside}</th>'
             if first
@@ -135,13 +134,13 @@ def render(table: Table, tidy: pd.DataFrame, ui: str) -> str:
         "<tr>" + "".join(cell(c, table.columns[i], i == 0) for i, c in enumerate(row)) + "</tr>" for row in table.rows
     )
     heads = "".join(
-        f'<th scope="col"{"" if column.words else " class=number"}>{html.escape(column.name)}</th>'
+        f'<th scope="col"{"" if column.words else " class=number"}>{escape(column.name)}</th>'
         for column in table.columns
     )
     lines = [
         f'<div class="results" id="{identity}" data-search-exclude>',
-        f'<p class="caption" id="{identity}-caption"><strong>{html.escape(table.title)}.</strong> '
-        f"{html.escape(table.caption)}</p>",
+        f'<p class="caption" id="{identity}-caption"><strong>{escape(table.title)}.</strong> '
+        f"{escape(table.caption)}</p>",
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{identity}-caption">',
         f'<table class="sortable" aria-describedby="{identity}-caption">',
         f"<thead>{groups(table.columns)}<tr>{heads}</tr></thead>",
@@ -149,8 +148,8 @@ def render(table: Table, tidy: pd.DataFrame, ui: str) -> str:
         "</table>",
         "</div>",
     ]
-    notes = [f"<li><sup>{letter}</sup> {html.escape(note)}</li>" for note, letter in marks.items()]
-    notes += [f"<li>{html.escape(note)}</li>" for note in table.notes]
+    notes = [f"<li><sup>{letter}</sup> {escape(note)}</li>" for note, letter in marks.items()]
+    notes += [f"<li>{escape(note)}</li>" for note in table.notes]
     if notes:
         lines.append(f'<ul class="notes">{"".join(notes)}</ul>')
     lines.append(f'<p class="downloads"><a href="reports/tables/{table.name}.csv" download>CSV</a></p>')
@@ -181,7 +180,7 @@ def groups(columns: list[Column]) -> str:
         else:
             spans.append([column.group, 1])
     cells = [
-        f'<th scope="colgroup" colspan="{n}">{html.escape(name)}</th>' if name else f'<td colspan="{n}"></td>'
+        f'<th scope="colgroup" colspan="{n}">{escape(name)}</th>' if name else f'<td colspan="{n}"></td>'
         for name, n in spans
     ]
     return f'<tr class="groups">{"".join(cells)}</tr>'
@@ -195,12 +194,10 @@ def runs(tidy: pd.DataFrame, ui: str) -> list[str]:
     items = []
     for row in own.itertuples():
         tracked = pd.notna(row.mlflow_run_id)
-        name = (
-            f'<a href="{ui}/runs/{row.mlflow_run_id}">{html.escape(row.run)}</a>' if tracked else html.escape(row.run)
-        )
+        name = link(f"{ui}/runs/{segment(row.mlflow_run_id)}", row.run) if tracked else escape(row.run)
         facts = [str(row.hardware)] if pd.notna(row.hardware) else []
         facts += [f"commit {row.commit[:10]}"] if pd.notna(row.commit) else []
-        items.append(f"<li>{name}{': ' if facts else ''}{html.escape(listing(facts))}</li>")
+        items.append(f"<li>{name}{': ' if facts else ''}{escape(listing(facts))}</li>")
     if not items:
         return []
     where = "<p>The links open the MLflow UI that <code>make ui</code> starts on this machine.</p>"

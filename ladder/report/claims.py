@@ -4,7 +4,6 @@ A rule's words stand here, beside the function of :mod:`ladder.report.rules` tha
 after the numbers are known, add a claim with its own id and say so in the log of the site.
 """
 
-import html
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ import pandas as pd
 from ladder.files import atomic_write
 from ladder.report import rules, speed_claims
 from ladder.report.frames import Frames
+from ladder.report.markup import escape, write_csv
 from ladder.report.rules import ELSE, VERDICTS, Claim
 from ladder.report.style import listing
 
@@ -146,12 +146,11 @@ def counts(judged: pd.DataFrame) -> dict[str, int]:
 def write(judged: pd.DataFrame, folder: Path) -> list[Path]:
     """claims.csv, and claims.html for the page: one article a claim."""
     csv, page = folder / "claims.csv", folder / "claims.html"
-    with atomic_write(csv) as part:
-        judged.to_csv(part, index=False, lineterminator="\n")
+    write_csv(judged, csv)
     summary = listing(f"{n} {name}" for name, n in counts(judged).items())
     parts = [f'<p class="caption"><strong>{len(judged)} claims</strong>: {summary}.</p>']
     for row in judged.to_dict("records"):
-        text = {key: html.escape(value) for key, value in row.items()}
+        text = {key: escape(value) for key, value in row.items()}
         state = text["verdict"].replace(" ", "-")
         parts.append(
             f'<section class="claim {state}" id="claim-{text["id"]}" aria-labelledby="claim-{text["id"]}-name">\n'

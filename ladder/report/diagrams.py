@@ -3,11 +3,11 @@
 Times are in units: attention 1, MLP 1.5, an all-reduce 1; the two-resource schedule of the benchmark places them.
 """
 
-import html
 from functools import cached_property
 from pathlib import Path
 
 from ladder.files import atomic_write
+from ladder.report.markup import escape
 from ladder.report.style import COMMUNICATION, listing, look, order
 from ladder.schedule import length, timeline
 from ladder.wiring import PATTERNS, Wiring, split_name, table
@@ -97,8 +97,8 @@ class Drawing:
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {bottom}" width="{width:g}" '
             f'height="{bottom}" role="img" aria-labelledby="t-{identity} d-{identity}" '
             'font-family="system-ui, sans-serif" font-size="13">',
-            f'<title id="t-{identity}">{html.escape(title)}</title>',
-            f'<desc id="d-{identity}">{html.escape(self.words())}</desc>',
+            f'<title id="t-{identity}">{escape(title)}</title>',
+            f'<desc id="d-{identity}">{escape(self.words())}</desc>',
             f'<defs><marker id="{identity}-head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
             'orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor"/></marker></defs>',
         ]
@@ -135,7 +135,7 @@ def box(span: dict, top: int, fill: str, strength: float, text: str) -> str:
     return (
         f'<rect x="{x:g}" y="{top}" width="{wide - 1:g}" height="{HEIGHT}" rx="3" fill="{fill}" '
         f'fill-opacity="{strength}" stroke="{fill}"/><text x="{x + wide / 2:g}" y="{top + HEIGHT / 2 + 4:g}" '
-        f'text-anchor="middle" fill="currentColor"{small}>{text}</text>'
+        f'text-anchor="middle" fill="currentColor"{small}>{escape(text)}</text>'
     )
 
 
@@ -175,8 +175,8 @@ def write(folder: Path) -> list[Path]:
         parts.append(
             '<figure class="chart wiring" data-search-exclude>\n'
             f'<div class="panels"><div class="panel">{svg}</div></div>\n'
-            f"<figcaption><strong><code>{html.escape(wiring)}</code></strong>: {html.escape(summary(wiring))}. "
-            f"{html.escape(drawing.finding())} "
+            f"<figcaption><strong><code>{escape(wiring)}</code></strong>: {escape(summary(wiring))}. "
+            f"{escape(drawing.finding())} "
             f'<span class="downloads"><a href="reports/figures/{path.name}" download>SVG</a></span></figcaption>\n'
             "</figure>"
         )
@@ -194,7 +194,7 @@ def picture() -> str:
         width, height = (float(drawing.split(f'{key}="')[1].split('"')[0]) for key in ("width", "height"))
         label = f'<text x="8" y="{top + 22}" font-family="system-ui, sans-serif" font-size="15">{wiring}: {{}}</text>'
         parts += [
-            label.format(html.escape(summary(wiring).partition(" (")[0])),
+            label.format(escape(summary(wiring).partition(" (")[0])),
             drawing.replace("<svg ", f'<svg x="8" y="{top + 24}" ', 1),
         ]
         top += int(height) + 40

@@ -1,11 +1,11 @@
 """Tables about the run itself, and about what is claimed elsewhere."""
 
-import html
 from pathlib import Path
 
 from ladder.files import atomic_write
 from ladder.report.cells import Cell, Column, Table, missing, words
 from ladder.report.frames import Frames
+from ladder.report.markup import escape
 from ladder.report.style import listing
 
 KEPT = "not of this run: kept in reports/measured"
@@ -127,7 +127,7 @@ def write_provenance(found: dict, path: Path) -> None:
         "Warnings": found["warnings"] or ["none"],
     }
     rows = [
-        f'<tr><th scope="row">{name}</th><td>{html.escape(", ".join(values) or "not recorded")}</td></tr>'
+        f'<tr><th scope="row">{name}</th><td>{escape(", ".join(values) or "not recorded")}</td></tr>'
         for name, values in facts.items()
     ]
     with atomic_write(path) as part:

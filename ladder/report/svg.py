@@ -1,6 +1,5 @@
 """Figures as SVG that lives inside a page: text as text, ink in the page's colour, the same bytes in every run."""
 
-import html
 import io
 import re
 import sys
@@ -16,12 +15,14 @@ import pandas as pd
 
 from ladder.files import atomic_write
 from ladder.records import cores
+from ladder.report.markup import escape, slug, write_csv
 from ladder.report.style import INK
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 RC = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a name is a $
     "svg.hashsalt": "ladder",
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -77,7 +78,7 @@ def render(panel: Panel, title: str) -> str:
         panel.draw(canvas.add_subplot())
         out = io.StringIO()
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return domesticate(out.getvalue(), panel.name, title, panel.alt)
+    return domesticate(out.getvalue(), slug(panel.name), title, panel.alt)
 
 
 def domesticate(svg: str, name: str, title: str, alt: str) -> str:
@@ -136,7 +137,7 @@ def write(figure: Figure, folder: Path, drawn: list[str]) -> list[Path]:
     """Write NAME.csv, one SVG a panel (``drawn``), and NAME.html for the page; returns the paths."""
     written, drawings, links = [], [], []
     for panel, svg in zip(figure.panels, drawn, strict=True):
-        path = folder / f"{panel.name}.svg"
+        path = folder / f"{slug(panel.name)}.svg"
         with atomic_write(path) as part:
             part.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg, encoding="utf-8")
         written.append(path)
@@ -144,8 +145,7 @@ def write(figure: Figure, folder: Path, drawn: list[str]) -> list[Path]:
         links.append(f'<a href="reports/figures/{path.name}" download>SVG</a>')
     if len(figure.data):
         path = folder / f"{figure.name}.csv"
-        with atomic_write(path) as part:
-            figure.data.convert_dtypes().to_csv(part, index=False, lineterminator="\n")
+        write_csv(figure.data, path)
         written.append(path)
         links.append(f'<a href="reports/figures/{path.name}" download>CSV</a>')
     page = folder / f"{figure.name}.html"
@@ -153,7 +153,7 @@ def write(figure: Figure, folder: Path, drawn: list[str]) -> list[Path]:
     with atomic_write(page) as part:
         part.write_text(
             f'<figure class="chart" id="figure-{figure.name.replace("_", "-")}" data-search-exclude>\n{inside}'
-            f"<figcaption><strong>{html.escape(figure.title)}.</strong> {html.escape(figure.caption)} "
+            f"<figcaption><strong>{escape(figure.title)}.</strong> {escape(figure.caption)} "
             f'<span class="downloads">{" ".join(links)}</span></figcaption>\n</figure>\n',
             encoding="utf-8",
         )

@@ -7,7 +7,6 @@ site/assets/js/simulate.js; a test holds them against this package's.
 """
 
 import argparse
-import json
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
 from ladder.model.sizes import SIZES
 from ladder.outputs import OutputFile
+from ladder.report.markup import script
 from ladder.report.style import COMMUNICATION, HYBRIDS, look
 from ladder.schedule import order
 from ladder.simulate import cost
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     content = tables(load(args.calibration))
     if args.out.suffix == ".html":
         with atomic_write(args.out) as part:
-            part.write_text(fragment(content), encoding="utf-8")
+            part.write_text(script("whatif-data", content), encoding="utf-8")
     else:
         write_json(args.out, content)
     print(
@@ -103,9 +103,3 @@ def looks() -> dict[str, dict]:
     colour, _, dashes = HYBRIDS[0]
     found["ladder@"] |= {"label": "ladder, last half", "colour": colour, "dashes": dashes}
     return found
-
-
-def fragment(content: dict) -> str:
-    """One line of HTML, in which no text can end the element."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("</", r"<\/")
-    return f'<script type="application/json" id="whatif-data">{text}</script>\n'

@@ -18,9 +18,10 @@ FLAGS += ["--disable-component-update", "--no-first-run", "--no-default-browser-
 
 
 def run_mkdocs(folder: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    """Builds it from another directory, as ``mkdocs build -f`` may be called."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", folder / "mkdocs.yml"]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,10 @@ def test_every_page_and_every_download_is_there(built):
     assert (built / "reports" / "all").is_file()
 
 
+def test_the_page_for_a_wrong_address_works_below_any_path(built):
+    assert re.findall(r'(?:href|src)="/', (built / "404.html").read_text(encoding="utf-8")) == []
+
+
 @pytest.mark.slow
 def test_fragments_are_not_pages(built):
     assert list((built / "reports").rglob("*.html")) == []

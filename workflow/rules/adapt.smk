@@ -17,8 +17,8 @@ rule convert:
         source=of("convert", "source"),
         flags=of("convert", "flags"),
     shell:
-        "ladder convert {params.source} {output.model} {params.flags} "
-        "--run {params.run} --record {output.record} 2> {log}"
+        "ladder convert {params.source:q} {output.model:q} {params.flags} "
+        "--run {params.run:q} --record {output.record:q} 2> {log:q}"
 
 
 rule adapt:
@@ -43,5 +43,5 @@ rule adapt:
         chat=subpath(input.chat, parent=True),
         work=f"{R}/work/adapt-{{name}}",
     shell:
-        "{params.launch} adapt {input.checkpoint} --chat {params.chat} {params.flags} --work {params.work} "
-        "--out {output.model} --run {params.run} --record {output.record} 2>> {log}"
+        "{params.launch} adapt {input.checkpoint:q} --chat {params.chat:q} {params.flags} --work {params.work:q} "
+        "--out {output.model:q} --run {params.run:q} --record {output.record:q} 2>> {log:q}"

@@ -23,5 +23,5 @@ rule bench:
         row=of("bench", "row"),
         out=subpath(output.digests, strip_suffix=".sha256"),
     shell:
-        "OMP_NUM_THREADS=1 {params.launch} bench {params.flags} --replace --out {params.out} --run {params.run} "
-        "2>> {log} && sha256sum {params.records} > {output.digests}"
+        "OMP_NUM_THREADS=1 {params.launch} bench {params.flags} --replace --out {params.out:q} --run {params.run:q} "
+        "2>> {log:q} && sha256sum {params.records:q} > {output.digests:q}"

@@ -1,4 +1,5 @@
 # Shared by all stages: the plan (every job by name) and checks before any work.
+import contextlib
 from pathlib import Path
 
 from ladder.budget import disk, summary
@@ -6,6 +7,7 @@ from ladder.config import check, check_machine
 from ladder.errors import UserError
 from ladder.init import write_run
 from ladder.plan import Plan, flags
+from ladder.running import alone
 
 # No hub without need, no telemetry, one thread a job unless it takes more; jobs inherit these.
 OFFLINE = "1" if config.get("device") == "cpu" else "0"
@@ -45,6 +47,12 @@ print(summary(PLAN), file=sys.stderr)
 
 wildcard_constraints:
     name="[A-Za-z0-9_.@,+-]+",
+
+
+with contextlib.suppress(
+    OSError
+):  # a file system without locks, or a folder that only can be read
+    ALIVE = alone(Path(".snakemake/locks")) if workflow.is_main_process else None
 
 
 def of(stage, key):

@@ -12,7 +12,7 @@ rule track:
     conda:
         "../../envs/pipeline.yaml"
     shell:
-        "ladder track --out {output} 2> {log}"
+        "ladder track --out {output:q} 2> {log:q}"
 
 
 rule corpus_part:
@@ -31,7 +31,7 @@ rule corpus_part:
         flags=of("parts", "flags"),
         out=subpath(output.record, parent=True),
     shell:
-        "ladder corpus {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
+        "ladder corpus {params.flags} --out {params.out:q} --run {params.run:q} --record {output.record:q} 2> {log:q}"
 
 
 rule corpus:
@@ -52,7 +52,7 @@ rule corpus:
         flags=PLAN.corpus["flags"],
         out=subpath(output.record, parent=True),
     shell:
-        "ladder corpus {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
+        "ladder corpus {params.flags} --out {params.out:q} --run {params.run:q} --record {output.record:q} 2> {log:q}"
 
 
 rule tokenizer:
@@ -71,7 +71,7 @@ rule tokenizer:
         flags=PLAN.tokenizer["flags"],
         out=subpath(output.record, parent=True),
     shell:
-        "ladder tokenizer {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
+        "ladder tokenizer {params.flags} --out {params.out:q} --run {params.run:q} --record {output.record:q} 2> {log:q}"
 
 
 rule tokens_part:
@@ -92,8 +92,8 @@ rule tokens_part:
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.record, parent=True),
     shell:
-        "ladder tokens --corpus {params.corpus} --tokenizer {params.tokenizer} --out {params.out} "
-        "--run {params.run} --record {output.record} 2> {log}"
+        "ladder tokens --corpus {params.corpus:q} --tokenizer {params.tokenizer:q} --out {params.out:q} "
+        "--run {params.run:q} --record {output.record:q} 2> {log:q}"
 
 
 rule tokens:
@@ -114,7 +114,7 @@ rule tokens:
         flags=PLAN.tokens["flags"],
         out=subpath(output.record, parent=True),
     shell:
-        "ladder tokens {params.flags} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
+        "ladder tokens {params.flags} --out {params.out:q} --run {params.run:q} --record {output.record:q} 2> {log:q}"
 
 
 rule chat:
@@ -136,8 +136,8 @@ rule chat:
         corpus=subpath(input.corpus, parent=True),
         out=subpath(output.record, parent=True),
     shell:
-        "ladder chat {params.flags} --corpus {params.corpus} --out {params.out} "
-        "--run {params.run} --record {output.record} 2> {log}"
+        "ladder chat {params.flags} --corpus {params.corpus:q} --out {params.out:q} "
+        "--run {params.run:q} --record {output.record:q} 2> {log:q}"
 
 
 rule tasks:
@@ -160,5 +160,5 @@ rule tasks:
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.record, parent=True),
     shell:
-        "ladder tasks --corpus {params.corpus} --tokenizer {params.tokenizer} --documents {params.documents} "
-        "--questions {params.questions} --out {params.out} --run {params.run} --record {output.record} 2> {log}"
+        "ladder tasks --corpus {params.corpus:q} --tokenizer {params.tokenizer:q} --documents {params.documents:q} "
+        "--questions {params.questions:q} --out {params.out:q} --run {params.run:q} --record {output.record:q} 2> {log:q}"

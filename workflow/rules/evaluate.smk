@@ -23,5 +23,5 @@ rule evaluate:
         tasks=subpath(input.tasks, parent=True),
         out=subpath(output.digests, strip_suffix=".sha256"),
     shell:
-        "ladder evaluate {input.checkpoints} --names {params.names} --tasks {params.tasks} {params.flags} "
-        "--out {params.out} --run {params.run} 2> {log} && sha256sum {params.records} > {output.digests}"
+        "ladder evaluate {input.checkpoints:q} --names {params.names:q} --tasks {params.tasks:q} {params.flags} "
+        "--out {params.out:q} --run {params.run:q} 2> {log:q} && sha256sum {params.records:q} > {output.digests:q}"

@@ -26,5 +26,5 @@ rule pretrain:
         work=f"{R}/work/pretrain-{{name}}",
     shell:
         "{params.launch} pretrain {params.model} {params.flags} "
-        "--tokens {params.tokens} --tokenizer {params.tokenizer} --work {params.work} "
-        "--out {output.model} --run {params.run} --record {output.record} 2>> {log}"
+        "--tokens {params.tokens:q} --tokenizer {params.tokenizer:q} --work {params.work:q} "
+        "--out {output.model:q} --run {params.run:q} --record {output.record:q} 2>> {log:q}"

@@ -29,8 +29,8 @@ rule reports_all:
         records=RECORDS + GROUPED,
         digest=PLAN.digest,
     shell:
-        "ladder report --records {params.records} --published reports/published --measured reports/measured "
-        "--run {params.run} --out reports 2> {log}"
+        "ladder report --records {params.records:q} --published reports/published --measured reports/measured "
+        "--run {params.run:q} --out reports 2> {log:q}"
 
 
 rule site:
@@ -46,4 +46,4 @@ rule site:
     conda:
         "../../envs/pipeline.yaml"
     shell:
-        "mkdocs build --strict 2> {log}"
+        "mkdocs build --strict 2> {log:q}"

@@ -19,5 +19,5 @@ rule sensitivity:
         source=of("sensitivity", "source"),
         flags=of("sensitivity", "flags"),
     shell:
-        "ladder sensitivity {params.source} --text {input.text} {params.flags} "
-        "--run {params.run} --record {output.record} > {log} 2>&1"
+        "ladder sensitivity {params.source:q} --text {input.text:q} {params.flags} "
+        "--run {params.run:q} --record {output.record:q} > {log:q} 2>&1"

@@ -2,7 +2,7 @@
 # hardware that nobody here has. Nothing is run on a GPU, and each job takes seconds.
 S = f"{R}/simulate"
 PUBLISHED = sorted(str(path) for path in Path("reports/published").glob("*.csv"))
-TWO_NODES = "ib-ndr-2node ib-ndr-2node-p2p-off"
+TWO_NODES = ["ib-ndr-2node", "ib-ndr-2node-p2p-off"]
 
 
 rule simulate_rows:
@@ -15,7 +15,7 @@ rule simulate_rows:
     conda:
         "../../envs/pipeline.yaml"
     shell:
-        "ladder simulate rows --published reports/published --out {output} 2> {log}"
+        "ladder simulate rows --published reports/published --out {output:q} 2> {log:q}"
 
 
 rule calibrate:
@@ -31,10 +31,10 @@ rule calibrate:
         "../../envs/pipeline.yaml"
     params:
         links=TWO_NODES,
-        hold=" ".join(f"{link}.switch=2" for link in TWO_NODES.split()),
+        hold=[f"{link}.switch=2" for link in TWO_NODES],
     shell:
-        "(ladder calibrate {input} --out {output.one} && ladder calibrate {input} --start {output.one} "
-        "--links {params.links} --hold {params.hold} --name published --out {output.all}) 2> {log}"
+        "(ladder calibrate {input:q} --out {output.one:q} && ladder calibrate {input:q} --start {output.one:q} "
+        "--links {params.links:q} --hold {params.hold:q} --name published --out {output.all:q}) 2> {log:q}"
 
 
 rule validate:
@@ -54,8 +54,8 @@ rule validate:
         run=RUN,
         bench=[record for job in PLAN.bench.values() for record in job["records"]],
     shell:
-        "ladder simulate validate --rows {input.rows} --calibration {input.calibration} --bench {params.bench} "
-        "--run {params.run} --record {output} 2> {log}"
+        "ladder simulate validate --rows {input.rows:q} --calibration {input.calibration:q} --bench {params.bench:q} "
+        "--run {params.run:q} --record {output:q} 2> {log:q}"
 
 
 rule study:
@@ -72,7 +72,7 @@ rule study:
     params:
         run=RUN,
     shell:
-        "ladder simulate study --calibration {input.calibration} --run {params.run} --record {output} 2> {log}"
+        "ladder simulate study --calibration {input.calibration:q} --run {params.run:q} --record {output:q} 2> {log:q}"
 
 
 rule whatif:
@@ -86,4 +86,4 @@ rule whatif:
     conda:
         "../../envs/pipeline.yaml"
     shell:
-        "ladder simulate page --calibration {input} --out {output} 2> {log}"
+        "ladder simulate page --calibration {input:q} --out {output:q} 2> {log:q}"
