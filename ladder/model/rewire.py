@@ -173,6 +173,8 @@ def rewire(model: nn.Module, wiring: str, all_reduce: Callable = Landed) -> nn.M
     model is then as it was.
     """
     layers = layers_of(model)
+    if hasattr(layers[0], "rewiring"):
+        restore(model)
     chosen = Wiring.parse(wiring).of_model(len(layers))
     forms = [form_of(layer) for layer in layers]
     table = chosen.table(len(layers))
@@ -197,11 +199,12 @@ def rewire(model: nn.Module, wiring: str, all_reduce: Callable = Landed) -> nn.M
     return model
 
 
-def restore(model: nn.Module) -> None:
+def restore(model: nn.Module) -> nn.Module:
     """Undo :func:`rewire`."""
     for layer in layers_of(model):
         layer.__class__ = type(layer).__mro__[1]
         del layer.rewiring, layer.place
+    return model
 
 
 def _untouched(model: nn.Module, layers: nn.ModuleList) -> tuple[torch.Tensor | None, bool]:
@@ -241,4 +244,7 @@ def _rewired(kind: type[nn.Module]) -> type[nn.Module]:
         x = self.rewiring.layer(number, self, form, x, _arguments(attention, given))
         return x if whole else (x,)
 
-    return type(kind.__name__, (kind,), {"forward": forward, "__call__": nn.Module.__call__})
+    unwrapped = classmethod(lambda cls, **kwargs: None)  # transformers wraps the forward of a layer's subclasses
+    rewired = type(kind.__name__, (kind,), {"__call__": nn.Module.__call__, "__init_subclass__": unwrapped})
+    rewired.forward = forward
+    return rewired

@@ -1,0 +1,42 @@
+"""A tiny random model of every causal language model of the installed transformers."""
+
+import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+LARGEST = 5_000_000  # parameters: a family whose shape cannot be made small by these names is left out
+NAMES = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+SHAPE = {
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 64),
+    **dict.fromkeys(("hidden_size", "d_model"), 32),
+    **dict.fromkeys(("num_hidden_layers", "n_layers"), 3),
+    **dict.fromkeys(("num_attention_heads", "n_heads"), 4),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "first_k_dense_replace"), 1),
+    **{"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "num_experts_per_tok": 2},
+    **{"max_position_embeddings": 64, "sliding_window": 4, "hidden_size_per_layer_input": 8},
+    **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+}
+
+
+def tiny(name: str, **changes) -> torch.nn.Module:
+    """The family's model in evaluation mode, made from seed 0. Raises whatever the family raises for such a shape."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name]
+    default = CONFIG_MAPPING[name]().get_text_config(decoder=True)
+    shape = {key: value for key, value in (SHAPE | changes).items() if hasattr(default, key)}
+    if "qk_rope_head_dim" in shape:  # latent attention: as many keys as queries, of widths of their own
+        shape["num_key_value_heads"] = shape["num_attention_heads"]
+        shape.pop("head_dim", None)
+    if kinds := getattr(default, "layer_types", None):
+        shape["layer_types"] = (list(dict.fromkeys(kinds)) * 3)[: shape["num_hidden_layers"]]
+    config = type(default)(**shape)
+    model_class = getattr(transformers, kind if isinstance(kind, str) else kind[0])
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in model_class(config).parameters())
+    if size > LARGEST:
+        raise ValueError(f"{size:,} parameters at least")
+    torch.manual_seed(0)
+    return model_class(config).eval()
