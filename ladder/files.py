@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ladder.errors import UserError
@@ -52,15 +52,29 @@ def atomic_write(path: str | Path, directory: bool = False) -> Iterator[Path]:
         _restore_or_remove(old, target)
 
 
+class Parts(dict):
+    """By name, the temporary path of each file of a set; made when it is first asked for."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack):
+        self.folder, self.stack = folder, stack
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = self.stack.enter_context(atomic_write(self.folder / name))
+        return self[name]
+
+
 @contextlib.contextmanager
-def atomic_set(last: str | Path, names: Iterable[str]) -> Iterator[dict[str, Path]]:
-    """Temporary paths of ``last`` and of ``names`` beside it, by name; all take their names when the block succeeds.
+def atomic_set(last: str | Path) -> Iterator[Mapping[str, Path]]:
+    """``with atomic_set(OUT / "manifest.json") as parts:`` write ``parts["train.jsonl"]``, ... and
+    ``parts["manifest.json"]``; all take their names in OUT when the block succeeds.
 
     ``last`` is gone until the others have taken theirs: what it describes is always complete.
     """
     last = Path(last)
     with contextlib.ExitStack() as stack:
-        yield {name: stack.enter_context(atomic_write(last.with_name(name))) for name in (last.name, *names)}
+        parts = Parts(last.parent, stack)
+        _ = parts[last.name]  # the first to be made is the last to take its name
+        yield parts
         Path(os.path.realpath(last)).unlink(missing_ok=True)
 
 

@@ -87,6 +87,19 @@ def check_folder(name: str, path: Path, writes: Iterable[str]) -> None:
                 )
 
 
+def check_record(path: Path) -> None:
+    """Refuse to replace a file that was not written by this package and is no record either. Raises UserError."""
+    from ladder.records import read
+
+    if path.exists() and not is_marked(path.parent, path.name):
+        try:
+            read(path)
+        except UserError:
+            raise UserError(
+                f"{path}: is there and is no record of this package; choose another --out, or move it away"
+            ) from None
+
+
 def _values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[tuple[argparse.Action, Path]]:
     """The paths that the options name."""
     for action in parser._actions:
