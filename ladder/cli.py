@@ -6,6 +6,7 @@ import importlib
 import os
 import select
 import sys
+from collections.abc import Callable
 
 from ladder import outputs
 from ladder.errors import known, sentence
@@ -59,14 +60,10 @@ def main(argv: list[str] | None = None) -> int:
             top.parse_args(argv[:1])
             if name not in COMMANDS:
                 raise known("command", name, COMMANDS)
-            module = importlib.import_module(COMMANDS[name][0])
-            parser = argparse.ArgumentParser(
-                prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-            )
-            module.add_arguments(parser)
+            parser, run = command(name)
             args = parser.parse_args(argv[words:])
             outputs.check(parser, args)
-            module.main(args)
+            run(args)
         finally:
             print(end="", flush=True)  # a full disk is met here, not when the interpreter ends
     except Exception as error:
@@ -85,6 +82,16 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         gc.enable()
     return 0
+
+
+def command(name: str) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], None]]:
+    """The parser of a subcommand, and what runs it."""
+    module = importlib.import_module(COMMANDS[name][0])
+    parser = argparse.ArgumentParser(
+        prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(parser)
+    return parser, module.main
 
 
 def _takes_output() -> bool:

@@ -256,7 +256,7 @@ def size_text(size: float) -> str:
 @contextlib.contextmanager
 def only_one(folder: str | Path) -> Iterator[None]:
     """Hold ``folder`` for this process; a second one waits: after a kill, an orphan may still be at the same work."""
-    folder = Path(folder)
+    folder = Path(os.path.realpath(folder))  # a link to a place that is not there yet is followed
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         try:

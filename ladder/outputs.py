@@ -11,6 +11,7 @@ replace only what the folder's mark lists.
 
 import argparse
 import fnmatch
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -57,22 +58,25 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     inputs = [(action, path) for action, path in values if not isinstance(action, OutputFile)]
     for action, path in outputs:
         option = _option(action)
-        if isinstance(action, OutputFolder):
-            check_folder(f"{option} {path}", path, action.writes)
-        else:
-            _named(option, check_target, path, action.directory)
-        _named(option, check_writable, path / MARK if isinstance(action, OutputFolder) and path.is_dir() else path)
         for other, source in inputs:
             _apart(action, path, other, source)
         for other, second in outputs:
             if other is not action:
                 _two(action, path, other, second)
-    marked_folders.update(path.resolve() for action, path in outputs if isinstance(action, OutputFolder))
+        if isinstance(action, OutputFolder):
+            check_folder(f"{option} {path}", path, action.writes)
+            _named(option, check_writable, path / MARK)
+        else:
+            _named(option, check_target, path, action.directory)
+            _named(option, check_writable, path)
+    marked_folders.update(_real(path) for action, path in outputs if isinstance(action, OutputFolder))
 
 
 def check_folder(name: str, path: Path, writes: Iterable[str]) -> None:
     """Refuse a folder that is none, or where a file of others would be replaced by one of the patterns ``writes``.
     Raises UserError, which begins with ``name``."""
+    if _real(path).is_symlink():
+        raise UserError(f"{name}: is a link that leads in a circle; choose another place")
     if path.exists() and not path.is_dir():
         raise UserError(f"{name}: is a file, and a folder is to be written in; choose another place")
     if (path / MARK).exists() and not (path / MARK).is_file():
@@ -111,8 +115,12 @@ def _values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterat
                 yield action, Path(entry)
 
 
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
+
+
 def _apart(action: OutputFile, path: Path, other: argparse.Action, source: Path) -> None:
-    here, there = path.resolve(), source.resolve()
+    here, there = _real(path), _real(source)
     relation = None
     if here == there:
         relation = "is the input"
@@ -125,7 +133,7 @@ def _apart(action: OutputFile, path: Path, other: argparse.Action, source: Path)
 
 
 def _two(action: OutputFile, path: Path, other: OutputFile, second: Path) -> None:
-    here, there = path.resolve(), second.resolve()
+    here, there = _real(path), _real(second)
     if here == there:
         raise UserError(f"{_option(action)} {path} is also {_option(other)}; give each output a place of its own")
     if here in there.parents:
