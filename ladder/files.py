@@ -43,7 +43,8 @@ def atomic_write(path: str | Path, directory: bool = False) -> Iterator[Path]:
         follow_umask(part)
         check_target(target, directory)  # again: hours may have passed
         for folder in marked_folders.intersection(target.parents):
-            mark(folder, target.relative_to(folder).parts[0])
+            if not (entry := target.relative_to(folder).parts[0]).startswith("."):  # as what is unfinished does
+                mark(folder, entry)
         if directory and target.is_dir():
             os.replace(target, old)
         os.replace(part, target)
