@@ -93,7 +93,8 @@ def test_bugs_are_not_told_in_a_sentence():
 
 def killed(code: str, folder: Path) -> None:
     """Run ``code``, which ends itself with signal 9, as another process in ``folder``."""
-    lines = "import os, sys\nsys.argv = ['ladder']\nfrom ladder import files\nkill = lambda *_: os.kill(os.getpid(), 9)\n" + code
+    start = "import os, sys\nsys.argv = ['ladder']  # imports no torch\nfrom ladder import files\n"
+    lines = start + "kill = lambda *_: os.kill(os.getpid(), 9)\n" + code
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", lines], cwd=folder, env=environment).returncode == -signal.SIGKILL
 
