@@ -12,7 +12,7 @@ from pathlib import Path
 from ladder.data import sources
 from ladder.data.documents import documents, fraction, manifest
 from ladder.errors import UserError
-from ladder.files import atomic_write, sha256, write_json
+from ladder.files import atomic_set, json_text, sha256
 
 SPLITS = ("train", "validation")
 LIMIT = 1650  # conversations made of a corpus, over both splits
@@ -66,19 +66,18 @@ def gather(args: argparse.Namespace) -> tuple[Iterator[tuple[str, dict]], dict]:
 def write(out: Path, conversations: Iterable[tuple[str, dict]], about: dict) -> dict[str, int]:
     """Write OUT/SPLIT.jsonl and the manifest; return the number of conversations of each split."""
     counts = dict.fromkeys(SPLITS, 0)
-    target = Path(out) / "manifest.json"
-    target.unlink(missing_ok=True)  # it comes last: what it describes is complete
-    with contextlib.ExitStack() as stack:
-        paths = {split: stack.enter_context(atomic_write(target.with_name(f"{split}.jsonl"))) for split in SPLITS}
-        files = {split: stack.enter_context(path.open("w", encoding="utf-8")) for split, path in paths.items()}
-        for split, conversation in conversations:
-            files[split].write(json.dumps(conversation, ensure_ascii=False) + "\n")
-            counts[split] += 1
+    with atomic_set(Path(out) / "manifest.json") as parts:
+        with contextlib.ExitStack() as stack:
+            files = {s: stack.enter_context(parts[f"{s}.jsonl"].open("w", encoding="utf-8")) for s in SPLITS}
+            for split, conversation in conversations:
+                files[split].write(json.dumps(conversation, ensure_ascii=False) + "\n")
+                counts[split] += 1
         for split, count in counts.items():
             if not count:
                 raise UserError(f"{about['source']}: no conversations for {split!r}; give more data or a larger share")
-    digests = {f"{split}.jsonl": sha256(target.with_name(f"{split}.jsonl")) for split in SPLITS}
-    write_json(target, {**about, "conversations": counts, "sha256": digests})
+        digests = {f"{split}.jsonl": sha256(parts[f"{split}.jsonl"]) for split in SPLITS}
+        content = {**about, "conversations": counts, "sha256": digests}
+        parts["manifest.json"].write_text(json_text(content), encoding="utf-8")
     return counts
 
 

@@ -68,4 +68,4 @@ class TokenShards:
 
 
 def _cure(made: dict) -> str:
-    return f"delete it and run `{made['made_by']}` again"
+    return f"run `{made['made_by']}` again"

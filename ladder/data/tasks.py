@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         action=OutputFolder,
-        writes=("*.yaml", "perplexity.jsonl", "cloze.jsonl"),
+        writes=(f"{PERPLEXITY['task']}.yaml", f"{CLOZE['task']}.yaml", "perplexity.jsonl", "cloze.jsonl"),
         required=True,
         help="directory to write",
     )
