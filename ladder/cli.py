@@ -7,6 +7,7 @@ import os
 import sys
 
 from ladder import outputs
+from ladder.arguments import Parser
 from ladder.errors import known, sentence
 
 # name: (module with add_arguments(parser) and main(args), one line of help). Imported only when called.
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         if name not in COMMANDS:
             raise known("command", name, COMMANDS)
         module = importlib.import_module(COMMANDS[name][0])
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(parser)

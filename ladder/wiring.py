@@ -161,7 +161,7 @@ def pattern(name: str) -> Pattern:
         return PATTERNS[name]
     for form, least, step, build in FAMILIES:
         before, after = map(re.escape, form.split("<k>"))
-        found = re.fullmatch(f"{before}(0|[1-9][0-9]*){after}", name)
+        found = re.fullmatch(f"{before}(0|[1-9][0-9]{{0,8}}){after}", name)
         if found and int(found[1]) >= least and (int(found[1]) - least) % step == 0:
             return build(int(found[1]))
     numbers = (f"{form} (k = {least}, {least + step}, ...)" for form, least, step, _ in FAMILIES)
@@ -198,17 +198,21 @@ def check_tp(wiring: str, tp: int | None) -> int | None:
 
 def parse_layers(text: str, layers: int) -> tuple[int, ...]:
     """``"4-7"`` -> (4, 5, 6, 7); ``"1,4"`` -> (1, 4). Raises UserError for a layer outside the model."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise UserError(f"cannot read the layers {text!r}; write them like '4-7' or '1,4'")
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    if not re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text):
+        raise UserError(f"cannot read the layers {shown!r}; write them like '4-7' or '1,4'")
     chosen: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        first, last = int(first), int(last or first)
+        ends = [end.lstrip("0") or "0" for end in part.split("-")]
+        # Before anything is made of them: two numbers can stand for more layers than any memory holds.
+        if outside := next((end for end in ends if len(end) > 9 or int(end) >= layers), None):
+            raise UserError(
+                f"layer {outside[:20]} in {shown!r} is outside the model, which has layers 0 to {layers - 1}"
+            )
+        first, last = int(ends[0]), int(ends[-1])
         if first > last:
             raise UserError(f"the layers {part!r} run backwards; write '{last}-{first}'")
         chosen.update(range(first, last + 1))
-    if max(chosen) >= layers:
-        raise UserError(f"layer {max(chosen)} in {text!r} is outside the model, which has layers 0 to {layers - 1}")
     return tuple(sorted(chosen))
 
 
@@ -222,15 +226,21 @@ def table(wiring: str, layers: int, tp: int | None = None) -> tuple[Row, ...]:
     if tp is None:
         check_tp(name, tp)
     members = set(parse_layers(chosen, layers) if at else range(layers))
+    nth, left = [0] * layers, [0] * layers  # neighbours of the same wiring before and after each layer
+    for layer in range(1, layers):
+        nth[layer] = nth[layer - 1] + 1 if layer - 1 in members else 0
+    for layer in reversed(range(layers - 1)):
+        left[layer] = left[layer + 1] + 1 if layer + 1 in members else 0
     rows: list[Row] = []
     for layer in range(layers):
-        nth = next(k for k in range(layers + 1) if layer - k not in members) - 1
-        left = next(k for k in range(layers + 1) if layer + k not in members) - 1
-        rows += inside.at(Place(layer, layers, nth, left, tp or 1)) if layer in members else STANDARD
-    for n, row in enumerate(rows):
-        if row.own and row.lag:  # it also reads its rank's share of a standard layer's output that it is ahead of
-            for m in range(max(0, n - row.lag), n):
-                rows[m] = rows[m] if m // 2 in members else replace(rows[m], own=1)
+        place = Place(layer, layers, nth[layer], left[layer], tp or 1)
+        rows += inside.at(place) if layer in members else STANDARD
+    ahead = len(rows)  # the first module of which a later one also reads its rank's share, because it is ahead of it
+    for n in reversed(range(len(rows))):
+        if n >= ahead and n // 2 not in members:
+            rows[n] = replace(rows[n], own=1)
+        if rows[n].own and rows[n].lag:
+            ahead = min(ahead, n - rows[n].lag)
     return tuple(rows)
 
 

@@ -5,7 +5,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ladder.errors import UserError, known
-from ladder.reading import read_json
+from ladder.reading import read_json, take
+
+MOST_LAYERS = 1000
+LIMITS = {
+    "num_hidden_layers": MOST_LAYERS,
+    "hidden_size": 2**20,
+    "num_attention_heads": 2**16,
+    "intermediate_size": 2**24,
+    "vocab_size": 2**24,
+}
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,11 @@ SIZES = {
 
 def size(name: str) -> Size:
     """The row called ``name``; ``NAME-4l`` is the same with 4 layers. Raises UserError with the known names."""
-    base, layers = re.fullmatch(r"(.+?)(?:-(\d+)l)?", name).groups()
-    if name not in SIZES and layers and base in SIZES and int(layers) > 0:
-        return replace(SIZES[base], layers=int(layers))
+    shorter = re.fullmatch(r"(.+)-([1-9][0-9]{0,8})l", name)
+    if name not in SIZES and shorter and shorter[1] in SIZES:
+        if (layers := int(shorter[2])) > MOST_LAYERS:
+            raise UserError(f"size {name!r}: has more than {MOST_LAYERS} layers; give fewer")
+        return replace(SIZES[shorter[1]], layers=layers)
     if name not in SIZES:
         raise known("size", name, SIZES)
     return SIZES[name]
@@ -96,23 +107,21 @@ def of_config(path: str | Path) -> Size:
     Raises UserError for a model of another kind: one with experts, or whose heads are not hidden / heads wide.
     """
     path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    content = read_json(path)
-    keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
-    try:
-        layers, hidden, heads, width, vocab = (int(content[key]) for key in keys)
-        kv_heads = int(content.get("num_key_value_heads") or heads)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not the config.json of a Llama model ({error!r}); it needs {', '.join(keys)}"
-        ) from None
-    if found := next((key for key in content if "expert" in key and content[key]), None):
-        raise UserError(f"{path}: {found} = {content[found]!r}: models with experts are not known here")
-    if (content.get("head_dim") or hidden // heads) != hidden // heads or min(layers, hidden, heads, kv_heads) < 1:
-        raise UserError(f"{path}: heads of {content.get('head_dim')} are not hidden / heads ({hidden} / {heads}) wide")
-    tied = bool(content.get("tie_word_embeddings"))
-    return Size(
-        layers, hidden, heads, kv_heads, width, vocab, tied, int(content.get("max_position_embeddings") or 2048)
+    content, where = read_json(path), f"{path}: not the config.json of a Llama model that can be taken"
+    layers, hidden, heads, width, vocab = (
+        take(content, key, int, where, least=1, most=most) for key, most in LIMITS.items()
     )
+    kv_heads = take(content, "num_key_value_heads", int, where, default=heads, least=1, most=heads)
+    head = take(content, "head_dim", int, where, default=hidden // heads)
+    if found := next((key for key in content if "expert" in key and content[key]), None):
+        raise UserError(f"{path}: {found} = {str(content[found])[:80]}: models with experts are not known here")
+    if head * heads != hidden:
+        raise UserError(f"{path}: {heads} heads of {head} are not hidden_size ({hidden}) wide together")
+    if heads % kv_heads:
+        raise UserError(f"{path}: num_key_value_heads {kv_heads} does not divide the {heads} attention heads")
+    tied = take(content, "tie_word_embeddings", bool, where, default=False)
+    positions = take(content, "max_position_embeddings", int, where, default=2048, least=1, most=2**40)
+    return Size(layers, hidden, heads, kv_heads, width, vocab, tied, positions)
 
 
 def row(name: str) -> dict:
