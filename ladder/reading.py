@@ -49,15 +49,15 @@ def read_text(path: str | Path, largest: int = LARGEST) -> str:
         raise UserError(f"{str(path)!r}: not the name of a file") from None
 
 
-def decode(data: bytes, where: str, encoding: str = "utf-8-sig") -> str:
-    """``data``, a file or a line of it, as text."""
+def decode(data: bytes, path: str, line: int | None = None) -> str:
+    """The text of a file, or of one ``line`` of it, without a byte-order mark."""
     try:
-        return data.decode(encoding)
+        return data.decode("utf-8" if line and line > 1 else "utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        at = f"line {line}, " if line > 1 else ""
-        looks = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"{at}{error.reason} at byte {error.start}"
-        raise UserError(f"{where}: not UTF-8 text ({looks}); save it as UTF-8") from None
+        number = line or data.count(b"\n", 0, error.start) + 1
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        reason = "UTF-16" if utf16 else f"{error.reason} at byte {error.start}{' of the line' if line else ''}"
+        raise UserError(f"{path}:{number}: not UTF-8 text ({reason}); save it as UTF-8") from None
 
 
 def parse_json(text: str, where: str, kind: type | tuple[type, ...] = dict, cure: str = CURE):
@@ -126,7 +126,7 @@ def jsonl_rows(path: str | Path, kind: type | tuple[type, ...] = dict) -> Iterat
                 where = f"{path}:{number}"
                 if len(line) > LONGEST:
                     raise UserError(f"{where}: the line has more than {LONGEST:,} bytes; is it a JSONL file?")
-                text = decode(line, where, "utf-8-sig" if number == 1 else "utf-8")
+                text = decode(line, str(path), number)
                 if text.strip():
                     yield where, parse_json(text, where, kind, "correct the line or drop it")
     except FileNotFoundError:
@@ -169,18 +169,19 @@ def _check_nodes(node, where: str, sizes: dict[int, int]) -> int:
     of aliases can stand for more than any memory holds."""
     if (size := sizes.get(id(node))) is not None:
         if not size:
-            raise UserError(f"{where}: line {node.start_mark.line + 1}: holds itself; write the values out")
+            raise UserError(f"{where}:{node.start_mark.line + 1}: holds itself; write the values out")
         return size
     sizes[id(node)] = 0  # not done yet
     size, line = 1, node.start_mark.line + 1
-    if node.id == "mapping":
-        keys = [(key.tag, str(key.value)) for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None:
-            raise UserError(f"{where}: line {line}: the key {twice[1][:80]!r} stands there twice; keep one")
+    seen = set()
+    for key, _ in node.value if node.id == "mapping" else ():
+        if (name := (key.tag, str(key.value))) in seen:
+            raise UserError(f"{where}:{key.start_mark.line + 1}: the key {name[1][:80]!r} stands there twice; keep one")
+        seen.add(name)
     for entry in node.value if node.id != "scalar" else ():
         size += sum(_check_nodes(part, where, sizes) for part in (entry if isinstance(entry, tuple) else (entry,)))
     if size > NODES:
-        raise UserError(f"{where}: line {line}: its aliases stand for over {NODES:,} values; write the values out")
+        raise UserError(f"{where}:{line}: its aliases stand for over {NODES:,} values; write the values out")
     sizes[id(node)] = size
     return size
 
@@ -257,7 +258,7 @@ def finite(value: int | float) -> bool:
 def whole(text: str) -> int:
     """The whole number in a text: ASCII digits, at most 18. Raises ValueError."""
     if not WHOLE.fullmatch(text.strip()):
-        raise ValueError(f"{text[:40]!r} is not a whole number in digits 0 to 9")
+        raise ValueError(f"{text[:40]!r} is not a whole number of at most 18 digits 0 to 9")
     return int(text)
 
 
