@@ -162,4 +162,18 @@ def checked(record: dict, path: str) -> dict:
             rows.append(row(**values))
         except ValueError as error:
             raise UserError(f"{of}: {error}") from None
+    for key in ("curves", "samples"):
+        _check_series(take(record, key, dict, where, default={}), f"{where}: {key}")
     return record | {"rows": rows}
+
+
+def _check_series(series: dict, where: str) -> None:
+    """Refuse curves and samples that are no lists of points: objects of numbers, of which ``doc`` names the sample."""
+    for name in series:
+        for number, point in enumerate(take(series, name, list, where, default=[])):
+            if not isinstance(point, dict):
+                raise UserError(f"{where}: {name}[{number}] is no object")
+            for key, value in point.items():
+                values = value if isinstance(value, list) else [value]
+                if key != "doc" and not all(type(x) in (int, float) and finite(x) for x in values):
+                    raise UserError(f"{where}: {name}[{number}]: {key} is {str(value)[:80]}, and a number is needed")

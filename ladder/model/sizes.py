@@ -7,14 +7,9 @@ from pathlib import Path
 from ladder.errors import UserError, known
 from ladder.reading import read_json, take
 
-MOST_LAYERS = 1000
-LIMITS = {
-    "num_hidden_layers": MOST_LAYERS,
-    "hidden_size": 2**20,
-    "num_attention_heads": 2**16,
-    "intermediate_size": 2**24,
-    "vocab_size": 2**24,
-}
+# What no Llama comes near, so that a slip of the pen ends in a sentence and not in a table of that length.
+MOST = {"num_hidden_layers": 10_000, "hidden_size": 10**6, "num_attention_heads": 10**5}
+MOST |= {"intermediate_size": 10**7, "vocab_size": 10**8}
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,7 @@ class Size:
         } | changes
 
 
+MOST_LAYERS = 1000  # of what is simulated and timed: a schedule notes for each module which others it has read
 LLAMA3 = {"positions": 131072, "rope_theta": 500000.0}
 SIZES = {
     # the default profile: trained from scratch on two CPU cores; its vocabulary is the tokenizer's
@@ -107,20 +103,24 @@ def of_config(path: str | Path) -> Size:
     Raises UserError for a model of another kind: one with experts, or whose heads are not hidden / heads wide.
     """
     path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    content, where = read_json(path), f"{path}: not the config.json of a Llama model that can be taken"
-    layers, hidden, heads, width, vocab = (
-        take(content, key, int, where, least=1, most=most) for key, most in LIMITS.items()
-    )
-    kv_heads = take(content, "num_key_value_heads", int, where, default=heads, least=1, most=heads)
-    head = take(content, "head_dim", int, where, default=hidden // heads)
-    if found := next((key for key in content if "expert" in key and content[key]), None):
-        raise UserError(f"{path}: {found} = {str(content[found])[:80]}: models with experts are not known here")
-    if head * heads != hidden:
-        raise UserError(f"{path}: {heads} heads of {head} are not hidden_size ({hidden}) wide together")
-    if heads % kv_heads:
-        raise UserError(f"{path}: num_key_value_heads {kv_heads} does not divide the {heads} attention heads")
-    tied = take(content, "tie_word_embeddings", bool, where, default=False)
-    positions = take(content, "max_position_embeddings", int, where, default=2048, least=1, most=2**40)
+    content, where = read_json(path), str(path)
+    if missing := [key for key in MOST if content.get(key) is None]:
+        raise UserError(f"{path}: not the config.json of a Llama model: {missing[0]} is missing")
+    counts = (take(content, key, int, where, least=1, most=most) for key, most in MOST.items())
+    layers, hidden, heads, width, vocab = counts
+    kv_heads = take(content, "num_key_value_heads", int, where, heads, least=1, most=heads)
+    positions = take(content, "max_position_embeddings", int, where, 2048, least=1)
+    if expert := next((key for key in content if "expert" in key and content[key]), None):
+        raise UserError(f"{path}: {expert} = {content[expert]!r}: models with experts are not known here")
+    if hidden % heads or heads % kv_heads:
+        raise UserError(
+            f"{path}: num_attention_heads {heads} must divide hidden_size {hidden}, and num_key_value_heads {kv_heads} "
+            "must divide it; correct them"
+        )
+    head_dim = take(content, "head_dim", int, where, hidden // heads)
+    if head_dim != hidden // heads:
+        raise UserError(f"{path}: heads of {head_dim} are not hidden / heads ({hidden} / {heads}) wide")
+    tied = take(content, "tie_word_embeddings", bool, where, False)
     return Size(layers, hidden, heads, kv_heads, width, vocab, tied, positions)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.model.sizes import Size
+from ladder.model.sizes import MOST_LAYERS, Size
 from ladder.reading import number, read_csv
 from ladder.simulate.calibration import Calibration, find_device, find_link
 from ladder.simulate.implementation import implementation
@@ -27,6 +27,8 @@ def check(point: Point, calibration: Calibration | None) -> Point:
             bound = f"at least {least}" if getattr(point, key) < least else f"at most {most}"
             raise UserError(f"{key} = {getattr(point, key)} must be {bound}")
     shape = shape_of(point.model)
+    if shape.layers > MOST_LAYERS:
+        raise UserError(f"{point.model}: {shape.layers} layers are more than the {MOST_LAYERS} that can be simulated")
     check_degree(shape, point.tp, point.model)
     table(point.wiring, shape.layers, point.tp)
     find_device(point.hardware, calibration)
