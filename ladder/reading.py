@@ -22,6 +22,7 @@ NODES = 1_000_000  # values in a YAML file once its aliases are followed
 CURE = "correct it, or make it again"
 DIGITS = 300  # of a whole number at most: a longer one is beyond a float
 OVERFLOW = re.compile(rf"[0-9][eE]\+?[0-9]{{3}}|[0-9]{{{DIGITS}}}")  # may be beyond a float: look at each number
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}")  # int() takes all scripts' digits, and any number of them
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -86,6 +87,8 @@ def parse_json(text: str, where: str, kind: type | tuple[type, ...] = dict, cure
         value = json.loads(text, object_pairs_hook=pairs, parse_constant=number, **slow)
         if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
             raise RecursionError
+        if SURROGATE.search(text):
+            value = json.loads(clean(json.dumps(value, ensure_ascii=False)))
     except UserError:
         raise
     except RecursionError:

@@ -204,4 +204,5 @@ def test_numbers_of_a_command_line(word):
 
 
 def test_surrogates_become_the_replacement_character():
+    assert reading.parse_json(r'{"\ud83d": "\ud83d\ude00 \udc00"}', "x") == {"\ufffd": "\U0001f600 \ufffd"}
     assert clean(json.loads(r'"\ud83d and \ud83d\ude00"')) == "\ufffd and \U0001f600"
