@@ -176,4 +176,4 @@ def _check_series(series: dict, where: str) -> None:
             for key, value in point.items():
                 values = value if isinstance(value, list) else [value]
                 if key != "doc" and not all(type(x) in (int, float) and finite(x) for x in values):
-                    raise UserError(f"{where}: {name}[{number}]: {key} is {str(value)[:80]}, and a number is needed")
+                    raise UserError(f"{where}: {name}[{number}]: {key} is {str(value)[:80]!r}, and a number is needed")

@@ -190,8 +190,9 @@ def record(rng, here: Path, _) -> tuple[Callable, str]:
 
 
 def bench(rng, here: Path, _) -> tuple[list, str]:
-    every = sorted((ROOT / "reports" / "measured").rglob("*emulated*.json"))
-    path = Path(shutil.copy(rng.choice(every or sorted((ROOT / "reports" / "measured").rglob("*.json"))), here))
+    every = sorted((ROOT / "reports" / "measured").rglob("*.json"))
+    timed = [path for path in every if '"emulate"' in path.read_text()]
+    path = Path(shutil.copy(rng.choice(timed), here))
     act = mutate_json(rng, path)
     return ["calibrate", path], act
 
