@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from ladder import outputs
+from ladder.arguments import Parser
 from ladder.errors import known, sentence
 
 # name: (module with add_arguments(parser) and main(args), one line of help). Imported only when called.
@@ -43,7 +44,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     lines = "\n".join(f"  {name:<17} {help_}" for name, (_, help_) in COMMANDS.items())
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="ladder",
         description="Communication-hiding transformers for tensor-parallel inference.",
         epilog=f"commands:\n{lines}\n\n`ladder COMMAND --help` explains each.",
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
 def command(name: str) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], None]]:
     """The parser of a subcommand, and what runs it."""
     module = importlib.import_module(COMMANDS[name][0])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)

@@ -41,6 +41,7 @@ from ladder.files import atomic_set, json_text, need_disk, sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import OutputFolder
+from ladder.reading import clean, read_text
 
 MANIFEST = "manifest.json"
 
@@ -133,11 +134,8 @@ def _source(args: argparse.Namespace, part: tuple[int, int]) -> tuple[Iterator[d
 
 def from_files(files: list[tuple[Path, str]], field: str) -> Iterator[dict]:
     for path, name in files:
-        if path.suffix in sources.TEXT:
-            try:
-                yield {"id": name, "text": path.read_text(encoding="utf-8")}
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        if sources.kind(path) in sources.TEXT:
+            yield {"id": name, "text": read_text(path).replace("\r\n", "\n").replace("\r", "\n")}
         else:
             yield from from_rows(name, sources.local_rows(path), field)
 
@@ -145,7 +143,7 @@ def from_files(files: list[tuple[Path, str]], field: str) -> Iterator[dict]:
 def from_rows(name: str, rows: Iterable[tuple[str, dict]], field: str) -> Iterator[dict]:
     for number, (where, row) in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            have = ", ".join(map(repr, row)) if isinstance(row, dict) else "no columns"
+            have = ", ".join(map(repr, row))[:200] if isinstance(row, dict) else "no columns"
             raise UserError(f"{where}: no text in column {field!r} (it has {have}); name the column with --text-field")
         yield {"id": f"{name}:{row.get('id', number)}", "text": row[field]}
 
@@ -162,13 +160,13 @@ def write(out: Path, documents: Iterable[dict], validation: float, test: float, 
         with contextlib.ExitStack() as stack:
             files = {s: stack.enter_context(parts[f"{s}.jsonl"].open("w", encoding="utf-8")) for s in SPLITS}
             for document in documents:
-                text = document["text"].encode("utf-8", "replace").decode()  # lone surrogates cannot be written
+                text = clean(document["text"])
                 key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
                 if key in seen or not text.strip():
                     continue
                 seen.add(key)
                 split = split_of(text, validation, test)
-                files[split].write(json.dumps({"id": document["id"], "text": text}, ensure_ascii=False) + "\n")
+                files[split].write(json.dumps({"id": clean(document["id"]), "text": text}, ensure_ascii=False) + "\n")
                 counts["documents"][split] += 1
                 counts["characters"][split] += len(text)
         shares = {"train": 1 - validation - test}

@@ -24,7 +24,7 @@ from ladder.files import atomic_set, json_text
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import OutputFolder, path_or_name
-from ladder.reading import read_json
+from ladder.reading import read_json, read_text
 
 END, SAY, SAID = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = "chat_template.jinja"
@@ -74,7 +74,7 @@ def chat_template(name: str) -> str:
     path = ours.get(name, Path(name))
     if not path.is_file():
         raise UserError(f"--chat-template {name}: no such file, nor a template of this package ({', '.join(ours)})")
-    return path.read_text(encoding="utf-8").removesuffix("\n")
+    return read_text(path).removesuffix("\n") if isinstance(path, Path) else path.read_text("utf-8").removesuffix("\n")
 
 
 def train(texts, vocab: int, out: Path, template: str) -> int:

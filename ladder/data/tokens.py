@@ -15,7 +15,6 @@ says how often each is read in training (ladder.train.batches).
 
 import argparse
 import hashlib
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -24,12 +23,14 @@ import numpy as np
 
 from ladder.data.documents import SPLITS, documents, files, manifest
 from ladder.data.parts import complete, joined, part_name
+from ladder.data.shards import read_manifest
 from ladder.data.tokenizer import load
 from ladder.errors import UserError
 from ladder.files import atomic_set, digest, json_text, need_disk, sha256, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import OutputFolder
+from ladder.reading import number
 
 SHARD = 2**28  # tokens
 BATCH = 2**20  # characters encoded at once
@@ -114,12 +115,12 @@ def shares_of(weights: list[str], labels: set[str]) -> dict[str, float]:
     """``["web=3", "code=1"]`` -> ``{"code": 0.25, "web": 0.75}``. Raises UserError unless all ``labels`` have one."""
     given = {}
     for word in weights or ([f"{label}=1" for label in labels] if len(labels) == 1 else []):
-        label, _, number = word.partition("=")
+        label, _, value = word.partition("=")
         try:
-            given[label] = float(number)
+            given[label] = number(value)
         except ValueError:
             raise UserError(f"--weight {word} is not LABEL=NUMBER") from None
-        if not 0 < given[label] < math.inf:
+        if not given[label] > 0:
             raise UserError(f"--weight {word}: a weight must be above 0; leave the source out if it is not to be read")
     if set(given) != labels:
         raise UserError(f"--weight is for {_named(given) or 'nothing'}, but the parts are of {_named(labels)}")
@@ -132,6 +133,8 @@ def _named(labels: Iterable[str]) -> str:
 
 def check_alike(parts: dict[Path, dict]) -> None:
     """Refuse parts that were not packed with one tokenizer, and parts whose shards are not there as a whole."""
+    for path in parts:
+        read_manifest(path)
     first = next(iter(parts))
     for path, part in parts.items():
         if any(part[key] != parts[first][key] for key in ALIKE):
