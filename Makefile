@@ -9,7 +9,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 unexport PYTHONDONTWRITEBYTECODE
 export NO_MKDOCS_2_WARNING = 1
 export MLFLOW_DISABLE_TELEMETRY = true
-SNAKEMAKE = snakemake --cores all reports/all --configfile $(CONFIG)
+SNAKEMAKE = snakemake --cores all reports/all --configfile "$(CONFIG)"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reports test test-fast lint site ui clean
@@ -30,6 +30,7 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 
 # A lock left over from a kill is removed by the Snakefile, if no other snakemake runs in this folder.
 reports: setup  ## run the pipeline (CONFIG=config/default.yaml) and build the site into build/site
+	@ladder init --config "$(CONFIG)"  # in a sentence, where snakemake has a stack trace for a file it cannot read
 	@$(SNAKEMAKE) && mkdocs build --strict --quiet
 	@echo "done: reports/all, build/site/index.html (make site serves it, make ui shows the runs)"
 

@@ -4,9 +4,12 @@ import argparse
 import gc
 import importlib
 import os
+import select
 import sys
+from collections.abc import Callable
 
 from ladder import outputs
+from ladder.arguments import Parser
 from ladder.errors import known, sentence
 
 # name: (module with add_arguments(parser) and main(args), one line of help). Imported only when called.
@@ -41,38 +44,37 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     lines = "\n".join(f"  {name:<17} {help_}" for name, (_, help_) in COMMANDS.items())
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="ladder",
         description="Communication-hiding transformers for tensor-parallel inference.",
         epilog=f"commands:\n{lines}\n\n`ladder COMMAND --help` explains each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("command", metavar="COMMAND")
-    name = top.parse_args(argv[:1]).command
     words = 2 if " ".join(argv[:2]) in COMMANDS else 1
-    name = " ".join([name, *argv[1:words]])
+    name = " ".join(argv[:words])
     # A rank that others wait for may be gone: the sentence about it must not drown in torch's C++ stack traces.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     gc.disable()  # until the work begins (ladder.job): it would search what is imported again and again
     try:
-        if name not in COMMANDS:
-            raise known("command", name, COMMANDS)
-        module = importlib.import_module(COMMANDS[name][0])
-        parser = argparse.ArgumentParser(
-            prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(parser)
-        args = parser.parse_args(argv[words:])
-        outputs.check(parser, args)
-        module.main(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output (`| head`) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        try:
+            top.parse_args(argv[:1])
+            if name not in COMMANDS:
+                raise known("command", name, COMMANDS)
+            parser, run = command(name)
+            args = parser.parse_args(argv[words:])
+            outputs.check(parser, args)
+            run(args)
+        finally:
+            print(end="", flush=True)  # a full disk is met here, not when the interpreter ends
     except Exception as error:
         told = sentence(error)
         if told is None:
             raise
+        if isinstance(error, OSError) and not _takes_output():
+            if isinstance(error, BrokenPipeError):  # whoever read the output (`| head`) has seen enough
+                return 1
+            told = f"standard output: {told}"
         print(f"ladder {name}: {told}" if name in COMMANDS else f"ladder: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -81,6 +83,31 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         gc.enable()
     return 0
+
+
+def command(name: str) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], None]]:
+    """The parser of a subcommand, and what runs it."""
+    module = importlib.import_module(COMMANDS[name][0])
+    parser = Parser(
+        prog=f"ladder {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(parser)
+    return parser, module.main
+
+
+def _takes_output() -> bool:
+    """Whether standard output takes what is left for it; if not, that is dropped."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        takes = False
+    else:
+        poll = select.poll()
+        poll.register(1, 0)
+        takes = not poll.poll(0)  # POLLERR: nobody reads
+    if not takes:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return takes
 
 
 if __name__ == "__main__":

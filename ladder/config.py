@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from ladder.errors import UserError
@@ -11,6 +13,7 @@ from ladder.evaluate.sensitivity import scannable
 from ladder.links import link
 from ladder.model.sizes import size
 from ladder.plan import METHOD_KEYS, listed
+from ladder.reading import check_values, read_yaml
 from ladder.train.methods import METHODS, Recipe
 from ladder.wiring import Wiring, table
 
@@ -19,14 +22,7 @@ SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yam
 
 def read(path: str | Path) -> dict:
     """The configuration in a YAML file, checked. Raises UserError naming file, key and value."""
-    import yaml
-
-    try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    config = read_yaml(path)
     check(config, str(path))
     return config
 
@@ -34,14 +30,40 @@ def read(path: str | Path) -> dict:
 def check(config: dict, where: str, schema: str | Path = SCHEMA) -> None:
     """Refuse what the schema or the tables refuse. ``where`` is the file named in errors."""
     import jsonschema
-    import yaml
 
-    validator = jsonschema.Draft202012Validator(yaml.safe_load(Path(schema).read_text(encoding="utf-8")))
-    if errors := sorted(validator.iter_errors(config), key=lambda error: str(error.json_path)):
+    check_values(config, where)
+    for key, text in _texts(config):
+        if re.search(r"[\x00-\x1f\x7f]", text):
+            raise UserError(f"{where}: {key}: {text[:80]!r} holds a control character, such as a line break; drop it")
+    if errors := sorted(_validator(schema).iter_errors(config), key=lambda error: str(error.json_path)):
         error = jsonschema.exceptions.best_match(errors)
         raise UserError(f"{where}: {_key(error.absolute_path)}: {_sentence(error)}")
     for key, problem in _problems(config):
         raise UserError(f"{where}: {key}: {problem}")
+
+
+@cache
+def _validator(schema: str | Path):
+    """A validator to which 2.0 is no whole number: it would be written ``--steps 2.0``."""
+    import jsonschema
+    import yaml
+
+    base = jsonschema.Draft202012Validator
+    types = base.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    content = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+    return jsonschema.validators.extend(base, type_checker=types)(content)
+
+
+def _texts(value, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, text) of every text in a configuration, its keys too."""
+    if isinstance(value, str):
+        yield key, value
+    for name, entry in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
+        if isinstance(name, str):
+            yield key or "top level", name
+        yield from _texts(entry, f"{key}[{name}]" if isinstance(name, int) else f"{key}.{name}".lstrip("."))
 
 
 def _key(path) -> str:
@@ -60,8 +82,8 @@ def _sentence(error) -> str:
         return f"the key {', '.join(map(repr, missing))} is missing"
     if error.validator == "oneOf":
         keys = [" and ".join(sorted(option["required"])) for option in error.validator_value]
-        return f"{json.dumps(error.instance)} is not understood; give {' or '.join(keys)}"
-    return error.message
+        return f"{json.dumps(error.instance)[:200]} is not understood; give {' or '.join(keys)}"
+    return error.message if len(error.message) <= 300 else error.message[:300] + "..."
 
 
 def _problems(config: dict) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 
 from ladder.errors import UserError, known
-from ladder.reading import read_json
+from ladder.reading import read_json, take
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,22 @@ def device(name: str | Path) -> Device:
         return DEVICES[str(name)]
     if Path(name).suffix != ".json":
         raise UserError(f"{known('hardware', str(name), DEVICES)}; a .json file that describes one is taken too")
-    content = read_json(name)
+    return of_content(read_json(name), str(name))
+
+
+def of_content(content: dict, path: str) -> Device:
+    """The device that ``content`` of a file describes under "device". Raises UserError for what is none."""
+    fields = take(content, "device", dict, f"{path}: not a device")
     try:
-        return Device(**content["device"])
-    except (KeyError, TypeError, ValueError) as error:
+        for key, kind in {"name": str, "words": str, "source": str}.items():
+            take(fields, key, kind, "fields")
+        for key in ("memory_bytes", "bandwidth", "flops"):
+            take(fields, key, float, "fields")
+        take(fields, "power_w", float, "fields", default=None)
+        return Device(**fields)
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f'{name}: not a device ({error}); write {{"device": {{...}}}} with name, words, memory_bytes, bandwidth '
+            f'{path}: not a device ({error}); write {{"device": {{...}}}} with name, words, memory_bytes, bandwidth '
             "(bytes/s), flops and source, and power_w (watts) if you know it"
         ) from None
 

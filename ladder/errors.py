@@ -1,6 +1,7 @@
 """Errors that are the user's to mend."""
 
 import errno
+import re
 
 
 class UserError(ValueError):
@@ -18,12 +19,15 @@ def known(what: str, name: object, names) -> UserError:
 CURES = {
     errno.ENOSPC: "the disk is full; free some space and run this again, nothing that was there before is lost",
     errno.EDQUOT: "the quota is used up; free some space and run this again, nothing that was there before is lost",
+    errno.EFBIG: "the file is larger than this shell or file system allows; raise `ulimit -f` or choose another place",
     errno.EROFS: "it is on a read-only file system; choose another place",
     errno.EACCES: "permission denied; choose another place, or change its permissions",
     errno.EPERM: "permission denied; choose another place, or change its permissions",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EMFILE: "too many files are open; raise `ulimit -n`",
 }
+WRAPPED = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")  # by torch and pyarrow; by safetensors and tokenizers
+SAID = {"No space left on device": errno.ENOSPC, "database or disk is full": errno.ENOSPC}
 
 
 def sentence(error: BaseException) -> str | None:
@@ -33,8 +37,8 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno:
         place = f"{error.filename}: " if error.filename else ""
         return place + CURES.get(error.errno, f"{error.strerror}")
-    if "No space left on device" in str(error):  # wrapped by safetensors, torch and pyarrow
-        return CURES[errno.ENOSPC]
     if isinstance(error, MemoryError):
         return "this machine has not enough memory for it; take fewer or shorter sequences at once"
-    return None
+    numbers = [int(one or other) for one, other in WRAPPED.findall(str(error))]
+    numbers += [number for words, number in SAID.items() if words in str(error)]
+    return next((CURES[number] for number in numbers if number in CURES), None)

@@ -1,6 +1,8 @@
 """Check a configuration and write run.json, which ties jobs to it (its name and digest go into every record).
 
-ladder init --config config/default.yaml --out results/default/run.json
+Without --out it is only checked.
+
+  ladder init --config config/default.yaml --out results/default/run.json
 """
 
 import argparse
@@ -13,11 +15,13 @@ from ladder.outputs import OutputFile
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML file")
-    parser.add_argument("--out", action=OutputFile, required=True, help="run.json to write")
+    parser.add_argument("--out", action=OutputFile, help="run.json to write")
 
 
 def main(args: argparse.Namespace) -> None:
-    write_run(configuration.read(args.config), args.out)
+    config = configuration.read(args.config)
+    if args.out:
+        write_run(config, args.out)
 
 
 def write_run(config: dict, out: str | Path) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from ladder.errors import UserError, known
-from ladder.reading import read_json
+from ladder.reading import read_json, take, whole
 
+MOST_IN_FLIGHT = 64
 ORIGINS = ("published", "fitted", "measured", "assumed")  # the first word of each number's source
 
 
@@ -45,8 +46,8 @@ class Link:
         numbers = [*self.latency_us.values(), self.bus_bandwidth]
         if not self.latency_us or not all(isfinite(number) and number > 0 for number in numbers):
             raise ValueError("latencies and bus bandwidth must be finite numbers above 0")
-        if not isinstance(self.in_flight, int) or self.in_flight < 1 or min(self.latency_us) < 2:
-            raise ValueError("in_flight must be at least 1, and a latency is that of at least 2 ranks")
+        if type(self.in_flight) is not int or not 1 <= self.in_flight <= MOST_IN_FLIGHT or min(self.latency_us) < 2:
+            raise ValueError(f"in_flight must be 1 to {MOST_IN_FLIGHT}, and a latency is that of at least 2 ranks")
         for source in (self.latency_from, self.bandwidth_from):
             if source.partition(":")[0] not in ORIGINS:
                 raise ValueError(f"a source begins with one of {', '.join(ORIGINS)} and a colon, not {source!r}")
@@ -243,13 +244,20 @@ def link(name: str | Path) -> Link:
     if Path(name).suffix != ".json":
         names = [*LINKS, *ALIASES]
         raise UserError(f"{known('link', str(name), names)}; a .json file of `ladder bench link` is taken too")
-    content = read_json(name)
+    where = f"{name}: not a link of `ladder bench link`"
+    fields = take(read_json(name), "link", dict, where)
+    latency_us = take(fields, "latency_us", dict, where)
+    for key, kind in {"name": str, "words": str, "bus_bandwidth": float}.items():
+        take(fields, key, kind, where)
+    for key in ("latency_from", "bandwidth_from"):
+        take(fields, key, str, where)
     try:
-        fields = dict(content["link"])
-        fields["latency_us"] = {int(ranks): float(us) for ranks, us in fields["latency_us"].items()}
-        return Link(**fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{name}: not a link of `ladder bench link` ({error}); measure it again") from None
+        us = {whole(ranks): take(latency_us, ranks, float, f"{where}: latency_us") for ranks in latency_us}
+        return Link(**fields | {"latency_us": us})
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where} ({error}); measure it again") from None
 
 
 def rows() -> list[dict]:

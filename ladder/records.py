@@ -1,6 +1,5 @@
 """A number is born once, in a record: JSON with tidy rows and the provenance that all of them share."""
 
-import math
 import os
 import platform
 import shlex
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from ladder.errors import UserError
 from ladder.files import write_json
-from ladder.reading import read_json
+from ladder.reading import REQUIRED, finite, read_json, take
 from ladder.redact import redact
 
 ORIGINS = ("published", "measured", "emulated", "simulated")
@@ -52,6 +51,10 @@ COLUMNS = {
 }
 
 
+WHOLE = ("converted", "seed", "tp", "batch", "prompt", "new_tokens", "timed_layers", "n")
+NUMBERS = ("rho", "value", "low", "high", "stderr")
+
+
 def row(**values) -> dict:
     """A tidy row. Unknown columns and non-finite numbers are refused: a missing measurement has no row."""
     if unknown := set(values) - set(COLUMNS):
@@ -62,7 +65,7 @@ def row(**values) -> dict:
         if values.get(key) is None:
             raise ValueError(f"a row needs {key!r}: {values}")
     for key in ("value", "low", "high", "stderr"):
-        if values.get(key) is not None and not math.isfinite(values[key]):
+        if values.get(key) is not None and not finite(values[key]):
             raise ValueError(f"{key} = {values[key]} is not a number: {values}")
     return {key: value for key, value in values.items() if value is not None}
 
@@ -138,12 +141,44 @@ def write(path: str | Path, rows: list[dict], provenance: dict, **extra) -> None
 
 def read(path: str | Path) -> dict:
     """Read a record back and check it. Raises UserError naming the file."""
-    record = read_json(path)
-    try:
-        if record["schema"] != 1:
-            raise UserError(f"{path}: record schema {record['schema']} is not 1; make it again")
-        record["rows"] = [row(**r) for r in record["rows"]]
-        record["provenance"]["mlflow_run_id"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a record of this project ({error})") from None
-    return record
+    return checked(read_json(path), str(path))
+
+
+def checked(record: dict, path: str) -> dict:
+    """The record that ``content`` of the file ``path`` is. Raises UserError naming the file, row, key and value."""
+    where = f"{path}: not a record of this project"
+    if (schema := take(record, "schema", int, where)) != 1:
+        raise UserError(f"{path}: record schema {schema} is not 1; make it again")
+    provenance = take(record, "provenance", dict, where)
+    if "mlflow_run_id" not in provenance:
+        raise UserError(f"{where}: provenance lacks 'mlflow_run_id'")
+    for key in ("commit", "config_digest", "profile", "command", "hardware", "started", "mlflow_run_id"):
+        take(provenance, key, str, f"{where}: provenance", default=None)
+    take(record, "settings", dict, where, default=None)
+    rows = []
+    for number, values in enumerate(take(record, "rows", list, where)):
+        of = f"{where}: rows[{number}]"
+        if not isinstance(values, dict):
+            raise UserError(f"{of} is no object")
+        for key in values:
+            kind = int if key in WHOLE else float if key in NUMBERS else str
+            take(values, key, kind, of, REQUIRED if key == "value" else None)
+        try:
+            rows.append(row(**values))
+        except ValueError as error:
+            raise UserError(f"{of}: {error}") from None
+    for key in ("curves", "samples"):
+        _check_series(take(record, key, dict, where, default={}), f"{where}: {key}")
+    return record | {"rows": rows}
+
+
+def _check_series(series: dict, where: str) -> None:
+    """Refuse curves and samples that are no lists of points: objects of numbers, of which ``doc`` names the sample."""
+    for name in series:
+        for number, point in enumerate(take(series, name, list, where, default=[])):
+            if not isinstance(point, dict):
+                raise UserError(f"{where}: {name}[{number}] is no object")
+            for key, value in point.items():
+                values = value if isinstance(value, list) else [value]
+                if key != "doc" and not all(type(x) in (int, float) and finite(x) for x in values):
+                    raise UserError(f"{where}: {name}[{number}]: {key} is {str(value)[:80]!r}, and a number is needed")

@@ -1,8 +1,12 @@
 """Offline, one thread, no tracking: what every test relies on; which tests share a worker; which tools are missing."""
 
+import contextlib
 import os
+import resource
 import shutil
 from collections import Counter
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -14,7 +18,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("LADDER_TRACKING", "off")
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 # The same examples on every machine, however slow it is.
@@ -67,3 +70,19 @@ def pytest_terminal_summary(terminalreporter):
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"{count} skipped: {reason}")
+
+
+@pytest.fixture
+def limited_files():
+    """``with limited_files(bytes):`` no file can grow beyond that: every library fails as on a full disk."""
+
+    @contextlib.contextmanager
+    def limited(size: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

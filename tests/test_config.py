@@ -134,7 +134,7 @@ def test_no_disk_for_the_planned_output(monkeypatch):
 
 
 def test_files_that_are_no_configuration(tmp_path):
-    with pytest.raises(UserError, match="no such configuration file"):
+    with pytest.raises(UserError, match=r"x\.yaml: no such file"):
         read(tmp_path / "x.yaml")
     (tmp_path / "x.yaml").write_text("a: [")
     with pytest.raises(UserError, match="not valid YAML"):

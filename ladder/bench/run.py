@@ -39,13 +39,14 @@ hidden = (T_standard - T_wiring) / (T_standard - T_upper_bound).
 """
 
 import argparse
+import glob
 import sys
 from functools import partial
 from pathlib import Path
 
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.outputs import OutputFolder
+from ladder.outputs import OutputFolder, check_folder, check_record, path_or_name
 
 DEFAULT_WIRINGS = ["standard", "parallel", "ladder", "upper_bound"]
 # What a record was made with; a record made with anything else is another measurement.
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--link",
+        type=path_or_name,
         nargs="+",
         default=[],
         help="emulated links: names of the table of links, or files of `ladder bench link`",
@@ -115,6 +117,9 @@ def main(args: argparse.Namespace) -> None:
         for shape, _, _ in todo:
             real_ranks(args, shape)
         return
+    if args.trace:
+        names = [glob.escape(path.with_suffix(".trace.json").name) for _, _, path in todo]
+        check_folder(f"--out {args.out}", args.out, names)
     say(f"{len(found)} points, {len(found) - len(todo)} of them finished")
     if args.emulate:
         emulate(args, todo, found)
@@ -146,6 +151,7 @@ def finished(path: Path, settings: dict, replace: bool) -> bool:
 
     if not path.exists():
         return False
+    check_record(path)
     records.read(path)
     made = read_json(path).get("settings", {})
     differ = [key for key in settings if made.get(key) != settings[key]]

@@ -5,8 +5,10 @@ Kinds of chat data:
   files         local .jsonl or .parquet, or directories of them
   huggingface   a dataset of the hub, streamed
 
-A row of the last two is {"messages": [{"role", "content"}, ...]}, or {"conversations": [{"from", "value"}, ...]} with
-the speakers human, gpt and system, and must hold an assistant's answer; --validation of them are held out by hash.
+A row of the last two is {"messages": [{"role", "content"}, ...]}, {"conversations": [{"from", "value"}, ...]} with the
+speakers human, gpt and system, or {"instruction", "input", "output"}, and must hold an assistant's answer; one with
+"weight": 0 is read but not learnt. A row that would lose something (tool calls, images, tools) is refused.
+--validation of them are held out by hash.
 
 Writes OUT/{train,validation}.jsonl with {"messages"} a line, OUT/manifest.json and the record.
 
@@ -16,8 +18,12 @@ Writes OUT/{train,validation}.jsonl with {"messages"} a line, OUT/manifest.json 
 """
 
 import argparse
+import contextlib
 import re
+import signal
+import threading
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +34,7 @@ from ladder.job import job
 from ladder.outputs import OutputFolder
 
 IGNORED = -100  # label of a token that carries no loss
+RENDERING = 5  # seconds of a conversation, which takes milliseconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +87,54 @@ def encode(messages: list[dict], tokenizer, chat_template: str | None = None) ->
             f"{name}: its chat template does not mark what the assistant says; put {{% generation %}} before and "
             "{% endgeneration %} after the assistant's content, or use `ladder tokenizer --chat-template llama3`"
         )
-    encoded = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    ids, spoken = encoded["input_ids"], encoded["assistant_masks"]
+    with limited(name):
+        encoded = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+    ids, spoken = encoded["input_ids"], list(encoded["assistant_masks"])
+    if any(message.get("weight") == 0 for message in messages):
+        _unlearn(messages, spoken, name)
     return ids, [token if said else IGNORED for token, said in zip(ids, spoken, strict=True)]
+
+
+@contextlib.contextmanager
+def limited(name: str) -> Iterator[None]:
+    """Render a conversation within RENDERING seconds of processor time: a template is a program, and may not end.
+
+    Raises UserError where it takes longer or refuses the conversation.
+    """
+    import jinja2
+
+    def stop(*_):
+        raise UserError(f"{name}: its chat template takes over {RENDERING} s for one conversation; give another")
+
+    timed = threading.current_thread() is threading.main_thread()  # no other may set a signal's handler
+    before = signal.signal(signal.SIGVTALRM, stop) if timed else None
+    try:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, RENDERING)
+        yield
+    except (jinja2.TemplateError, TypeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name}: its chat template does not take this conversation ({reason})") from None
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+
+
+def _unlearn(messages: list[dict], spoken: list[int], name: str) -> None:
+    """Clear the marks of the assistant's messages that have the weight 0."""
+    starts = [n for n, said in enumerate(spoken) if said and not (n and spoken[n - 1])]
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if len(starts) != len(answers):
+        raise UserError(
+            f"{name}: its chat template does not mark each answer by itself, so none can be left out ('weight': 0)"
+        )
+    for start, message in zip(starts, answers, strict=True):
+        end = next((n for n in range(start, len(spoken)) if not spoken[n]), len(spoken))
+        if message.get("weight") == 0:
+            spoken[start:end] = [0] * (end - start)
 
 
 def too_long(samples: list[tuple[list[int], list[int]]], length: int) -> int:

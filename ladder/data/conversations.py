@@ -12,7 +12,8 @@ from pathlib import Path
 from ladder.data import sources
 from ladder.data.documents import documents, fraction, manifest
 from ladder.errors import UserError
-from ladder.files import atomic_write, sha256, write_json
+from ladder.files import atomic_set, json_text, sha256
+from ladder.reading import clean
 
 SPLITS = ("train", "validation")
 LIMIT = 1650  # conversations made of a corpus, over both splits
@@ -20,6 +21,13 @@ VALIDATION = 0.09  # of them
 SHORTEST = 60  # characters of an answer worth learning
 OPENING = 200  # characters of a text to continue, about
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SPEAKERS |= {"developer": "system"}
+# Rows of a question and its answer: (question, more of it, answer).
+PAIRS = (("instruction", "input", "output"), ("instruction", "context", "response"), ("prompt", None, "completion"))
+# What would be left out if it were passed over: of a row, and of a message.
+ROW_EXTRAS = ("tools", "functions", "history", "images")
+MESSAGE_EXTRAS = ("tool_calls", "function_call", "reasoning_content", "images", "audio")
+FORM = 'write {"messages": [{"role": ..., "content": ...}, ...]}'
 QUESTIONS = (
     "What does the documentation say about {}?",
     "Explain {}.",
@@ -50,8 +58,8 @@ def gather(args: argparse.Namespace) -> tuple[Iterator[tuple[str, dict]], dict]:
         if not args.path:
             raise UserError("--kind files needs --path with the files or directories to read")
         files = [path for path, _ in sources.local_files(args.path)]
-        if text := [path for path in files if path.suffix in sources.TEXT]:
-            raise UserError(f"{text[0]}: plain text holds no conversations; give .jsonl or .parquet")
+        if text := [path for path in files if sources.kind(path) in sources.TEXT]:
+            raise UserError(f"{text[0]}: plain text holds no conversations; give {', '.join(sources.ROWS)}")
         rows = itertools.chain.from_iterable(map(sources.local_rows, files))
         about = {"source": ", ".join(path.name for path in args.path), "licence": "as given by the owner"}
     else:
@@ -66,19 +74,18 @@ def gather(args: argparse.Namespace) -> tuple[Iterator[tuple[str, dict]], dict]:
 def write(out: Path, conversations: Iterable[tuple[str, dict]], about: dict) -> dict[str, int]:
     """Write OUT/SPLIT.jsonl and the manifest; return the number of conversations of each split."""
     counts = dict.fromkeys(SPLITS, 0)
-    target = Path(out) / "manifest.json"
-    target.unlink(missing_ok=True)  # it comes last: what it describes is complete
-    with contextlib.ExitStack() as stack:
-        paths = {split: stack.enter_context(atomic_write(target.with_name(f"{split}.jsonl"))) for split in SPLITS}
-        files = {split: stack.enter_context(path.open("w", encoding="utf-8")) for split, path in paths.items()}
-        for split, conversation in conversations:
-            files[split].write(json.dumps(conversation, ensure_ascii=False) + "\n")
-            counts[split] += 1
+    with atomic_set(Path(out) / "manifest.json") as parts:
+        with contextlib.ExitStack() as stack:
+            files = {s: stack.enter_context(parts[f"{s}.jsonl"].open("w", encoding="utf-8")) for s in SPLITS}
+            for split, conversation in conversations:
+                files[split].write(json.dumps(conversation, ensure_ascii=False) + "\n")
+                counts[split] += 1
         for split, count in counts.items():
             if not count:
                 raise UserError(f"{about['source']}: no conversations for {split!r}; give more data or a larger share")
-    digests = {f"{split}.jsonl": sha256(target.with_name(f"{split}.jsonl")) for split in SPLITS}
-    write_json(target, {**about, "conversations": counts, "sha256": digests})
+        digests = {f"{split}.jsonl": sha256(parts[f"{split}.jsonl"]) for split in SPLITS}
+        content = {**about, "conversations": counts, "sha256": digests}
+        parts["manifest.json"].write_text(json_text(content), encoding="utf-8")
     return counts
 
 
@@ -91,25 +98,60 @@ def from_rows(rows: Iterable[tuple[str, dict]], validation: float) -> Iterator[t
 
 
 def read_messages(where: str, row: dict) -> list[dict]:
-    """The messages of a row, [{"role", "content"}]. Raises UserError naming the row ``where`` something is wrong."""
+    """The messages of a row, [{"role", "content"}], with "weight": 0 where one is not to be learnt.
+
+    Raises UserError naming the row ``where`` something is wrong, or would be lost.
+    """
     if not isinstance(row, dict):
-        raise UserError(f'{where}: not an object; write {{"messages": [{{"role": ..., "content": ...}}, ...]}}')
-    if "messages" in row:
-        turns, speaker, words = row["messages"], "role", "content"
-    else:
-        turns, speaker, words = row.get("conversations"), "from", "value"
-    if not isinstance(turns, list) or not turns:
-        raise UserError(f'{where}: no messages; write {{"messages": [{{"role": ..., "content": ...}}, ...]}}')
-    messages = []
-    for turn in turns:
-        if not isinstance(turn, dict) or not isinstance(turn.get(words), str) or speaker not in turn:
-            raise UserError(f"{where}: a message without {speaker!r} and a text in {words!r}: {str(turn)[:80]}")
-        if turn[speaker] not in SPEAKERS:
-            raise UserError(f"{where}: unknown {speaker} {turn[speaker]!r}; known: {', '.join(sorted(SPEAKERS))}")
-        messages.append({"role": SPEAKERS[turn[speaker]], "content": turn[words]})
-    if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
+        raise UserError(f"{where}: not an object; {FORM}")
+    if extra := next((key for key in ROW_EXTRAS if row.get(key)), None):
+        raise UserError(f"{where}: {extra!r} would be lost: only what is said is learnt; drop it, or the row")
+    turns = _turns(where, row)
+    if isinstance(row.get("system"), str) and row["system"].strip():
+        turns = [{"role": "system", "content": row["system"]}, *turns]
+    messages = [_message(where, turn) for turn in turns]
+    learnt = [m for m in messages if m["role"] == "assistant" and m.get("weight") != 0]
+    if not any(m["content"].strip() for m in learnt):
         raise UserError(f"{where}: no words of the assistant to learn from; drop the row or complete it")
+    if not all(m["content"].strip() for m in learnt):
+        raise UserError(f'{where}: an empty answer would be learnt; complete it, or give the message "weight": 0')
     return messages
+
+
+def _turns(where: str, row: dict) -> list:
+    key = next((key for key in ("messages", "conversations", "conversation") if row.get(key) is not None), None)
+    if key is None:
+        for question, more, answer in PAIRS:
+            if isinstance(row.get(question), str) and isinstance(row.get(answer), str):
+                asked = [row[question], row.get(more) or ""] if more else [row[question]]
+                if all(isinstance(part, str) for part in asked):
+                    text = "\n\n".join(part for part in asked if part.strip())
+                    return [{"role": "user", "content": text}, {"role": "assistant", "content": row[answer]}]
+    if key is None or not isinstance(row[key], list) or not row[key]:
+        raise UserError(f"{where}: no messages; {FORM}")
+    return row[key]
+
+
+def _message(where: str, turn) -> dict:
+    """A message of {"role", "content"} or {"from", "value"}; content may be a list of {"type": "text", "text"}."""
+    turn = turn if isinstance(turn, dict) else {}
+    speaker = "role" if "role" in turn else "from"
+    words = turn.get("content", turn.get("value"))
+    if extra := next((key for key in MESSAGE_EXTRAS if turn.get(key)), None):
+        raise UserError(f"{where}: {extra!r} of a message would be lost: only text is learnt; drop the row")
+    if isinstance(words, list):
+        if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in words):
+            raise UserError(f"{where}: a message with a part that is no text; drop the row")
+        words = "".join(part["text"] for part in words)
+    if not isinstance(words, str) or speaker not in turn:
+        raise UserError(f"{where}: a message without a speaker and a text: {str(turn)[:80]}; {FORM}")
+    name, weight = turn[speaker], turn.get("weight")
+    if not isinstance(name, str) or name not in SPEAKERS:
+        raise UserError(f"{where}: unknown {speaker} {str(name)[:40]!r}; known: {', '.join(sorted(SPEAKERS))}")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise UserError(f"{where}: weight {str(weight)[:40]} of a message is neither 0 nor 1")
+    skipped = {"weight": 0} if weight == 0 or turn.get("train") is False else {}
+    return {"role": SPEAKERS[name], "content": clean(words)} | skipped
 
 
 def from_corpus(corpus: Path, limit: int, longest: int) -> Iterator[tuple[str, dict]]:

@@ -37,10 +37,13 @@ from ladder.data import python_docs, sources
 from ladder.data.documents import SPLITS, split_of
 from ladder.data.parts import complete, joined, part_name, part_of
 from ladder.errors import UserError
-from ladder.files import atomic_write, need_disk, sha256, write_json
+from ladder.files import atomic_set, json_text, need_disk, sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import OutputFolder
+from ladder.reading import clean, read_text
+
+MANIFEST = "manifest.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         action=OutputFolder,
-        writes=("train.jsonl", "validation.jsonl", "test.jsonl", "manifest.json"),
+        writes=(*(f"{split}.jsonl" for split in SPLITS), MANIFEST),
         holds=("merge",),
         required=True,
         help="directory to write",
@@ -131,11 +134,8 @@ def _source(args: argparse.Namespace, part: tuple[int, int]) -> tuple[Iterator[d
 
 def from_files(files: list[tuple[Path, str]], field: str) -> Iterator[dict]:
     for path, name in files:
-        if path.suffix in sources.TEXT:
-            try:
-                yield {"id": name, "text": path.read_text(encoding="utf-8")}
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        if sources.kind(path) in sources.TEXT:
+            yield {"id": name, "text": read_text(path).replace("\r\n", "\n").replace("\r", "\n")}
         else:
             yield from from_rows(name, sources.local_rows(path), field)
 
@@ -143,7 +143,7 @@ def from_files(files: list[tuple[Path, str]], field: str) -> Iterator[dict]:
 def from_rows(name: str, rows: Iterable[tuple[str, dict]], field: str) -> Iterator[dict]:
     for number, (where, row) in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            have = ", ".join(map(repr, row)) if isinstance(row, dict) else "no columns"
+            have = ", ".join(map(repr, row))[:200] if isinstance(row, dict) else "no columns"
             raise UserError(f"{where}: no text in column {field!r} (it has {have}); name the column with --text-field")
         yield {"id": f"{name}:{row.get('id', number)}", "text": row[field]}
 
@@ -156,21 +156,19 @@ def write(out: Path, documents: Iterable[dict], validation: float, test: float, 
     """
     counts = {"documents": dict.fromkeys(SPLITS, 0), "characters": dict.fromkeys(SPLITS, 0)}
     seen: set[int] = set()
-    manifest = Path(out) / "manifest.json"
-    manifest.unlink(missing_ok=True)  # it comes last: what it describes is complete
-    with contextlib.ExitStack() as stack:
-        paths = {split: stack.enter_context(atomic_write(manifest.with_name(f"{split}.jsonl"))) for split in SPLITS}
-        files = {split: stack.enter_context(path.open("w", encoding="utf-8")) for split, path in paths.items()}
-        for document in documents:
-            text = document["text"].encode("utf-8", "replace").decode()  # lone surrogates cannot be written
-            key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-            if key in seen or not text.strip():
-                continue
-            seen.add(key)
-            split = split_of(text, validation, test)
-            files[split].write(json.dumps({"id": document["id"], "text": text}, ensure_ascii=False) + "\n")
-            counts["documents"][split] += 1
-            counts["characters"][split] += len(text)
+    with atomic_set(Path(out) / MANIFEST) as parts:
+        with contextlib.ExitStack() as stack:
+            files = {s: stack.enter_context(parts[f"{s}.jsonl"].open("w", encoding="utf-8")) for s in SPLITS}
+            for document in documents:
+                text = clean(document["text"])
+                key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+                if key in seen or not text.strip():
+                    continue
+                seen.add(key)
+                split = split_of(text, validation, test)
+                files[split].write(json.dumps({"id": clean(document["id"]), "text": text}, ensure_ascii=False) + "\n")
+                counts["documents"][split] += 1
+                counts["characters"][split] += len(text)
         shares = {"train": 1 - validation - test}
         if "part" not in about:
             shares |= {"validation": validation, "test": test}
@@ -180,10 +178,10 @@ def write(out: Path, documents: Iterable[dict], validation: float, test: float, 
                     f"{about['source']}: none of its {len(seen)} documents fell into {split!r} (share {share:g}); give "
                     "more documents or a larger share (a text file is one document, a row of JSONL or parquet is one)"
                 )
-    digests = {f"{split}.jsonl": sha256(manifest.with_name(f"{split}.jsonl")) for split in SPLITS}
-    found = {**about, "shares": {"validation": validation, "test": test}, **counts, "sha256": digests}
-    write_json(manifest, found)
-    return found
+        digests = {f"{split}.jsonl": sha256(parts[f"{split}.jsonl"]) for split in SPLITS}
+        content = {**about, "shares": {"validation": validation, "test": test}, **counts, "sha256": digests}
+        parts[MANIFEST].write_text(json_text(content), encoding="utf-8")
+    return content
 
 
 def merge(parts: dict[Path, dict], out: Path) -> dict:
@@ -202,19 +200,19 @@ def merge(parts: dict[Path, dict], out: Path) -> dict:
     wanted = (path / f"{split}.jsonl" for path in parts for split in SPLITS)
     if lost := next((path for path in wanted if not path.is_file()), None):
         raise UserError(f"{lost}: no such file; run `ladder corpus --out {lost.parent}` again")
-    target = Path(out) / "manifest.json"
-    target.unlink(missing_ok=True)  # it comes last: what it describes is complete
     train = {os.path.relpath(path / "train.jsonl", out): part["sha256"]["train.jsonl"] for path, part in parts.items()}
     need_disk(out, sum((path / f"{split}.jsonl").stat().st_size for path in parts for split in SPLITS[1:]))
-    for split in SPLITS[1:]:
-        with atomic_write(target.with_name(f"{split}.jsonl")) as path, path.open("wb") as file:
-            for part in parts:
-                with (part / f"{split}.jsonl").open("rb") as its:
-                    shutil.copyfileobj(its, file)
-    held_out = {f"{split}.jsonl": sha256(target.with_name(f"{split}.jsonl")) for split in SPLITS[1:]}
+    names = [f"{split}.jsonl" for split in SPLITS[1:]]
     found = {key: joined(list(parts.values()), key) for key in ("kind", "source", "licence")}
     for unit in ("documents", "characters"):
         found[unit] = {split: sum(part[unit][split] for part in parts.values()) for split in SPLITS}
-    found |= {"files": {"train": list(train)}, "sha256": train | held_out}
-    write_json(target, found)
+    with atomic_set(Path(out) / MANIFEST) as temporary:
+        for name in names:
+            with temporary[name].open("wb") as file:
+                for part in parts:
+                    with (part / name).open("rb") as its:
+                        shutil.copyfileobj(its, file)
+        held_out = {name: sha256(temporary[name]) for name in names}
+        found |= {"files": {"train": list(train)}, "sha256": train | held_out}
+        temporary[MANIFEST].write_text(json_text(found), encoding="utf-8")
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ladder.errors import UserError
 from ladder.files import sha256
-from ladder.reading import read_json, read_jsonl
+from ladder.reading import jsonl_rows, read_json, take
 
 SPLITS = ("train", "validation", "test")
 
@@ -32,13 +32,20 @@ def manifest(corpus: str | Path, splits: Iterable[str] = SPLITS) -> dict:
     Raises UserError for a missing corpus and for a split that is missing, empty, or changed since it was written.
     """
     corpus = Path(corpus)
-    found = read_json(corpus / "manifest.json")
+    where = str(corpus / "manifest.json")
+    found = read_json(where)
+    digests = take(found, "sha256", dict, where)
+    for key in ("source", "licence"):
+        take(found, key, str, where)
+    for key in ("documents", "characters"):
+        for split in SPLITS:
+            take(take(found, key, dict, where), split, int, f"{where}: {key}", least=0)
     for split in splits:
         for name in _names(found, split):
             path = corpus / name
             if not path.is_file():
                 raise UserError(f"{path}: no such file; run `ladder corpus --out {path.parent}` again")
-            if sha256(path) != found["sha256"][name]:
+            if sha256(path) != digests.get(name):
                 raise UserError(f"{path}: truncated or changed since it was written; run `ladder corpus` again")
         if not found["documents"][split]:
             raise UserError(
@@ -55,8 +62,15 @@ def files(corpus: str | Path, split: str) -> list[Path]:
 
 def documents(corpus: str | Path, split: str) -> Iterator[dict]:
     """The documents of one split, ``{"id": str, "text": str}``, in the order of the files."""
-    return itertools.chain.from_iterable(map(read_jsonl, files(corpus, split)))
+    for where, row in itertools.chain.from_iterable(map(jsonl_rows, files(corpus, split))):
+        for key in ("id", "text"):
+            take(row, key, str, where)
+        yield row
 
 
 def _names(found: dict, split: str) -> list[str]:
-    return found.get("files", {}).get(split, [f"{split}.jsonl"])
+    where = "manifest.json of the corpus"
+    names = take(take(found, "files", dict, where, default={}), split, list, where, default=[f"{split}.jsonl"])
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: files holds what is no name; make the corpus again")
+    return names

@@ -3,17 +3,20 @@
 A part knows itself: the manifest of a corpus or of tokens that was made with ``--part 3/64 --label web`` says so.
 """
 
+import re
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.reading import read_json
+from ladder.reading import read_json, take
+
+PART = re.compile("[1-9][0-9]{0,6}")
 
 
 def part_of(text: str) -> tuple[int, int]:
     """``3/64`` -> (3, 64)."""
     number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise UserError(f"--part {text} is not NUMBER/OF; give 1/4, 2/4, 3/4 or 4/4 for one of four parts")
+    if not (PART.fullmatch(number) and PART.fullmatch(of) and int(number) <= int(of)):
+        raise UserError(f"--part {text[:80]} is not NUMBER/OF; give 1/4, 2/4, 3/4 or 4/4 for one of four parts")
     return int(number), int(of)
 
 
@@ -31,9 +34,14 @@ def complete(directories: list[Path], command: str) -> dict[Path, dict]:
     for directory in directories:
         if not (directory / "manifest.json").is_file():
             raise UserError(f"{directory}: this part is missing; make it with `{command} --out {directory}`")
-        found[directory] = read_json(directory / "manifest.json")
+        path = directory / "manifest.json"
+        found[directory] = read_json(path)
         if not found[directory].get("part"):
-            raise UserError(f"{directory}/manifest.json: not a part; parts are made with `ladder corpus --part`")
+            raise UserError(f"{path}: not a part; parts are made with `ladder corpus --part`")
+        part = take(found[directory], "part", list, str(path))
+        if len(part) != 2 or not all(type(n) is int for n in part) or not 1 <= part[0] <= part[1] < 10**7:
+            raise UserError(f"{path}: part is {str(part)[:80]}, and [number, of how many] is needed; make it again")
+        take(found[directory], "label", str, str(path))
     found = dict(sorted(found.items(), key=lambda item: (item[1]["label"], item[1]["part"])))
     for label in dict.fromkeys(manifest["label"] for manifest in found.values()):
         here = [tuple(manifest["part"]) for manifest in found.values() if manifest["label"] == label]

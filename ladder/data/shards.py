@@ -9,7 +9,29 @@ import numpy as np
 
 from ladder.errors import UserError, known
 from ladder.files import sha256
-from ladder.reading import read_json
+from ladder.reading import read_json, take
+
+DTYPES = ("uint16", "uint32")
+
+
+def read_manifest(directory: Path) -> dict:
+    """The manifest of packed tokens. Raises UserError for one that `ladder tokens` did not write."""
+    path = str(Path(directory) / "manifest.json")
+    manifest, where = read_json(path), f"{path}: not of `ladder tokens`"
+    if (dtype := take(manifest, "dtype", str, where)) not in DTYPES:
+        raise UserError(f"{where}: dtype {dtype[:40]!r} is none of {', '.join(DTYPES)}")
+    take(manifest, "vocab_size", int, where, least=1, most=2**32)
+    take(manifest, "eos", int, where, least=0, most=manifest["vocab_size"] - 1)
+    take(manifest, "splits", dict, where)
+    for number, shard in enumerate(take(manifest, "shards", list, where)):
+        of = f"{where}: shards[{number}]"
+        if not isinstance(shard, dict):
+            raise UserError(f"{of} is no object")
+        for key in ("file", "split", "sha256"):
+            take(shard, key, str, of)
+        take(shard, "label", str, of, default=None)
+        take(shard, "tokens", int, of, least=0)
+    return manifest
 
 
 class TokenShards:
@@ -23,7 +45,7 @@ class TokenShards:
 
     def __init__(self, directory: str | Path, split: str, verify: bool = True, source: str | None = None):
         directory = Path(directory)
-        manifest = read_json(directory / "manifest.json")
+        manifest = read_manifest(directory)
         if split not in manifest["splits"]:
             raise known(f"split of {directory}", split, manifest["splits"])
         self.vocab_size: int = manifest["vocab_size"]
@@ -31,7 +53,7 @@ class TokenShards:
         dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
         shards = [shard for shard in manifest["shards"] if shard["split"] == split]
         if source is not None:
-            shards = [shard for shard in shards if shard["label"] == source]
+            shards = [shard for shard in shards if shard.get("label") == source]
 
         def intact(shard: dict) -> bool:
             path = directory / shard["file"]
@@ -68,4 +90,4 @@ class TokenShards:
 
 
 def _cure(made: dict) -> str:
-    return f"delete it and run `{made['made_by']}` again"
+    return f"run `{made.get('made_by', 'ladder tokens')}` again"

@@ -1,35 +1,47 @@
 """Rows from local files and from the Hugging Face hub."""
 
-import itertools
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ladder.errors import UserError
-from ladder.reading import read_jsonl
+from ladder.reading import jsonl_rows
 
 TEXT = (".txt", ".md")
-ROWS = (".jsonl", ".parquet")
+ROWS = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+def kind(path: Path) -> str | None:
+    """The ending that says how a file is read; None if it cannot be."""
+    return next((ending for ending in TEXT + ROWS if path.name.lower().endswith(ending)), None)
 
 
 def local_files(paths: list[Path]) -> list[tuple[Path, str]]:
     """The data files named by ``paths``, and their short names; directories are searched, in the order of names.
 
-    Raises UserError for a path that does not exist, holds no data file, or is an empty file.
+    Files of other kinds in a directory are named on stderr. Raises UserError for a path that does not exist, holds no
+    data file, or is an empty file.
     """
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix in TEXT + ROWS and p.is_file())
+            every = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            inside = [p for p in every if kind(p)]
             if not inside:
                 raise UserError(f"{path}: no {', '.join(TEXT + ROWS)} file in this directory")
+            if others := [p.name for p in every if not kind(p)]:
+                names = ", ".join(others[:5]) + ", ..." * (len(others) > 5)
+                print(f"{path}: passed over {len(others)} files of other kinds: {names}", file=sys.stderr)
             found += [(p, p.relative_to(path).as_posix()) for p in inside]
         elif not path.exists():
             raise UserError(f"{path}: no such file or directory")
-        elif path.suffix not in TEXT + ROWS:
+        elif not kind(path):
             raise UserError(
                 f"{path}: cannot read {path.suffix or 'this kind of'!r} files; use {', '.join(TEXT + ROWS)}"
             )
+        elif not path.is_file():
+            raise UserError(f"{path}: is a device or a pipe, not a file")
         else:
             found.append((path, path.name))
     for path, _ in found:
@@ -40,18 +52,22 @@ def local_files(paths: list[Path]) -> list[tuple[Path, str]]:
 
 def local_rows(path: Path) -> Iterator[tuple[str, dict]]:
     """(where, row) for each row of a JSONL or parquet file; ``where`` is ``FILE:LINE`` for messages."""
-    if path.suffix == ".jsonl":
-        yield from ((f"{path}:{number}", row) for number, row in enumerate(read_jsonl(path), 1))
+    if kind(path) != ".parquet":
+        yield from jsonl_rows(path)
         return
     import pyarrow
     from pyarrow import parquet
 
+    number = 0
     try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from None
-    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(batch_size=1024))
-    yield from ((f"{path}:{number}", row) for number, row in enumerate(rows, 1))
+        for batch in parquet.ParquetFile(path, page_checksum_verification=True).iter_batches(batch_size=1024):
+            for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
+                yield f"{path}:{number}", row
+    except UserError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a parquet file, or a damaged one ({reason}); get it again") from None
 
 
 def hub_rows(name: str, config: str | None, split: str, part: tuple[int, int] = (1, 1)) -> Iterator[tuple[str, dict]]:

@@ -16,6 +16,7 @@ Writes OUT/{heldout_perplexity,cloze}.yaml with the OUT/{perplexity,cloze}.jsonl
 
 import argparse
 import heapq
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,10 @@ from ladder.job import job
 from ladder.outputs import OutputFolder
 
 CONTEXT, CONTINUATION = 40, 12  # words
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer are written without spaces: each character counts as a word.
+CHARACTERS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+# Nor has a number of a thousand digits, or base64: what goes on longer than any word is cut, so that it has parts.
+WORD = re.compile(rf" ?[{CHARACTERS}]| ?[^\s{CHARACTERS}]{{1,400}}")
 CHOICES = 4
 PERPLEXITY = {
     "task": "heldout_perplexity",
@@ -69,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         action=OutputFolder,
-        writes=("*.yaml", "perplexity.jsonl", "cloze.jsonl"),
+        writes=(f"{PERPLEXITY['task']}.yaml", f"{CLOZE['task']}.yaml", "perplexity.jsonl", "cloze.jsonl"),
         required=True,
         help="directory to write",
     )
@@ -92,7 +97,8 @@ def main(args: argparse.Namespace) -> None:
             words = args.context_words + CONTINUATION
             raise UserError(
                 f"{args.corpus / 'test.jsonl'}: cloze needs passages of {words} words that fit in --max-tokens "
-                f"{args.max_tokens}, in at least {CHOICES} documents; give more documents or tokens"
+                f"{args.max_tokens}, in at least {CHOICES} documents (of {len(held_out)}); give more documents or "
+                "tokens, or a tokenizer that was trained on such text"
             )
         write(args.out, PERPLEXITY, "perplexity.jsonl", pages)
         write(args.out, CLOZE, "cloze.jsonl", asked)
@@ -106,9 +112,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def write(out: Path, task: dict, name: str, rows: Iterable[dict]) -> None:
-    """Write the rows and the task file that reads them from OUT, as it is given here."""
+    """Write the rows and the task file, which names them relative to itself (ladder.evaluate.harness reads it so)."""
     write_jsonl(out / name, rows)
-    task = task | {"dataset_kwargs": {"data_files": {"test": (out / name).as_posix()}}}
+    task = task | {"dataset_kwargs": {"data_files": {"test": name}}}
     with atomic_write(out / f"{task['task']}.yaml") as part:
         part.write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf-8")
 
@@ -137,6 +143,10 @@ def cloze(held_out: list[dict], count: int, tokenizer, max_tokens: int, words: i
     passages.sort(key=lambda passage: fraction(passage["id"] + passage["context"]))
     asked = []
     for passage in passages:
+        least = joined(words_of(passage["context"])[-max(1, words // 2) :])
+        # A word at the beginning may make some tokens more than after a space.
+        if length(least) + length(" " + passage["continuation"]) > max_tokens + 16:
+            continue
         # Continuations of other documents, the nearest in length first; hashes decide between equals.
         others = (p for p in passages if p["document"] != passage["document"])
         size, true = len(passage["continuation"]), passage["continuation"]
@@ -148,13 +158,13 @@ def cloze(held_out: list[dict], count: int, tokenizer, max_tokens: int, words: i
             continue
         answer = int(fraction("answer" + passage["id"]) * CHOICES)
         choices = [*wrong[:answer], true, *wrong[answer:]]
-        context = passage["context"].split(" ")
+        context = words_of(passage["context"])
         longest = max(length(" " + choice) for choice in choices)
-        while (over := length(" ".join(context)) + longest - max_tokens) > 0 and len(context) > words // 2:
+        while (over := length(joined(context)) + longest - max_tokens) > 0 and len(context) > words // 2:
             context = context[min(max(1, over // 3), len(context) - words // 2) :]
         if over > 0:
             continue
-        asked.append({"id": passage["id"], "context": " ".join(context), "choices": choices, "answer": answer})
+        asked.append({"id": passage["id"], "context": joined(context), "choices": choices, "answer": answer})
         if len(asked) == count:
             break
     return asked
@@ -162,12 +172,21 @@ def cloze(held_out: list[dict], count: int, tokenizer, max_tokens: int, words: i
 
 def _passages(document: dict, context: int) -> Iterator[dict]:
     """Consecutive passages of a document: ``context`` words and the CONTINUATION, all white space made single."""
-    words = document["text"].split()
+    words = words_of(document["text"])
     size = context + CONTINUATION
     for start in range(0, len(words) - size + 1, size):
         yield {
             "id": f"{document['id']}@{start}",
             "document": document["id"],
-            "context": " ".join(words[start : start + context]),
-            "continuation": " ".join(words[start + context : start + size]),
+            "context": joined(words[start : start + context]),
+            "continuation": joined(words[start + context : start + size]),
         }
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, each but the first with the space before it, if there was one."""
+    return WORD.findall(" ".join(text.split()))
+
+
+def joined(words: list[str]) -> str:
+    return "".join(words).strip()

@@ -20,13 +20,14 @@ from pathlib import Path
 
 from ladder.data.documents import documents, manifest
 from ladder.errors import UserError
-from ladder.files import atomic_write, write_json
+from ladder.files import atomic_set, json_text
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import OutputFolder, path_or_name
-from ladder.reading import read_json
+from ladder.reading import read_json, read_text
 
 END, SAY, SAID = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = "chat_template.jinja"
 SMALLEST = 256 + len(SPECIAL)  # every byte is a token
 
 
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         action=OutputFolder,
-        writes=("tokenizer*", "chat_template.jinja", "special_tokens_map.json"),
+        writes=("tokenizer*", TEMPLATE, "special_tokens_map.json"),
         required=True,
         help="directory to write",
     )
@@ -73,7 +74,7 @@ def chat_template(name: str) -> str:
     path = ours.get(name, Path(name))
     if not path.is_file():
         raise UserError(f"--chat-template {name}: no such file, nor a template of this package ({', '.join(ours)})")
-    return path.read_text(encoding="utf-8").removesuffix("\n")
+    return read_text(path).removesuffix("\n") if isinstance(path, Path) else path.read_text("utf-8").removesuffix("\n")
 
 
 def train(texts, vocab: int, out: Path, template: str) -> int:
@@ -92,12 +93,12 @@ def train(texts, vocab: int, out: Path, template: str) -> int:
             show_progress=False,
         ),
     )
-    with atomic_write(out / "tokenizer.json") as part:
-        tokenizer.save(str(part))
     roles = {"bos_token": END, "eos_token": END, "pad_token": END, "additional_special_tokens": [SAY, SAID]}
     tidy = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    write_json(out / "tokenizer_config.json", tidy | roles)
-    _write_template(out, template)
+    with atomic_set(out / "tokenizer.json") as parts:
+        tokenizer.save(str(parts["tokenizer.json"]))
+        parts["tokenizer_config.json"].write_text(json_text(tidy | roles), encoding="utf-8")
+        parts[TEMPLATE].write_text(template, encoding="utf-8")
     return tokenizer.get_vocab_size()
 
 
@@ -117,17 +118,12 @@ def take(source: str, out: Path, template: str | None) -> int:
         raise UserError(f"--from {source}: the tokenizer has {lack}; choose one that has it")
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        for file in sorted(Path(folder).iterdir()):
-            with atomic_write(out / file.name) as part:
-                shutil.copyfile(file, part)
-    if template is not None:
-        _write_template(out, template)
+        if template is not None:
+            (Path(folder) / TEMPLATE).write_text(template, encoding="utf-8")
+        with atomic_set(out / "tokenizer.json") as parts:
+            for file in sorted(Path(folder).iterdir()):
+                shutil.copyfile(file, parts[file.name])
     return len(tokenizer)
-
-
-def _write_template(out: Path, template: str) -> None:
-    with atomic_write(out / "chat_template.jinja") as part:
-        part.write_text(template, encoding="utf-8")
 
 
 def load(directory: str | Path):

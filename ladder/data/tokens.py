@@ -15,21 +15,22 @@ says how often each is read in training (ladder.train.batches).
 
 import argparse
 import hashlib
-import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ladder.data.documents import SPLITS, documents, files, manifest
 from ladder.data.parts import complete, joined, part_name
+from ladder.data.shards import read_manifest
 from ladder.data.tokenizer import load
 from ladder.errors import UserError
-from ladder.files import atomic_write, digest, need_disk, sha256, write_json
+from ladder.files import atomic_set, digest, json_text, need_disk, sha256, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import OutputFolder
+from ladder.reading import number
 
 SHARD = 2**28  # tokens
 BATCH = 2**20  # characters encoded at once
@@ -86,24 +87,23 @@ def pack(corpus, splits, directory: Path, tokenizer, eos: int, out: Path, about:
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     # Two bytes of text a token is more than any tokenizer needs on prose.
     need_disk(out, sum(path.stat().st_size for s in splits for path in files(corpus, s)) // 2 * dtype.itemsize)
-    target = Path(out) / "manifest.json"
-    target.unlink(missing_ok=True)  # it comes last: what it describes is complete
-    shards = []
-    for split in splits:
-        encoded = encode(tokenizer, eos, documents(corpus, split))
-        shards += [{"split": split} | made for made in write_shards(out, split, encoded, dtype, eos, shard)]
-    found = {
-        "dtype": dtype.name,
-        "vocab_size": vocab_size,
-        "eos": eos,
-        "splits": {split: _totals(shards, split) for split in splits},
-        "shards": shards,
-        **{key: about[key] for key in ("source", "licence", "label", "part", "characters") if key in about},
-        "corpus": sha256(Path(corpus) / "manifest.json"),
-        "tokenizer": sha256(Path(directory) / "tokenizer.json"),
-        "made_by": f"ladder tokens --corpus {corpus} --tokenizer {directory} --out {out}",
-    }
-    write_json(target, found)
+    with atomic_set(Path(out) / "manifest.json") as parts:
+        shards = []
+        for split in splits:
+            encoded = encode(tokenizer, eos, documents(corpus, split))
+            shards += [{"split": split} | made for made in write_shards(parts, split, encoded, dtype, eos, shard)]
+        found = {
+            "dtype": dtype.name,
+            "vocab_size": vocab_size,
+            "eos": eos,
+            "splits": {split: _totals(shards, split) for split in splits},
+            "shards": shards,
+            **{key: about[key] for key in ("source", "licence", "label", "part", "characters") if key in about},
+            "corpus": sha256(Path(corpus) / "manifest.json"),
+            "tokenizer": sha256(Path(directory) / "tokenizer.json"),
+            "made_by": f"ladder tokens --corpus {corpus} --tokenizer {directory} --out {out}",
+        }
+        parts["manifest.json"].write_text(json_text(found), encoding="utf-8")
     return found
 
 
@@ -115,12 +115,12 @@ def shares_of(weights: list[str], labels: set[str]) -> dict[str, float]:
     """``["web=3", "code=1"]`` -> ``{"code": 0.25, "web": 0.75}``. Raises UserError unless all ``labels`` have one."""
     given = {}
     for word in weights or ([f"{label}=1" for label in labels] if len(labels) == 1 else []):
-        label, _, number = word.partition("=")
+        label, _, value = word.partition("=")
         try:
-            given[label] = float(number)
+            given[label] = number(value)
         except ValueError:
             raise UserError(f"--weight {word} is not LABEL=NUMBER") from None
-        if not 0 < given[label] < math.inf:
+        if not given[label] > 0:
             raise UserError(f"--weight {word}: a weight must be above 0; leave the source out if it is not to be read")
     if set(given) != labels:
         raise UserError(f"--weight is for {_named(given) or 'nothing'}, but the parts are of {_named(labels)}")
@@ -133,6 +133,8 @@ def _named(labels: Iterable[str]) -> str:
 
 def check_alike(parts: dict[Path, dict]) -> None:
     """Refuse parts that were not packed with one tokenizer, and parts whose shards are not there as a whole."""
+    for path in parts:
+        read_manifest(path)
     first = next(iter(parts))
     for path, part in parts.items():
         if any(part[key] != parts[first][key] for key in ALIKE):
@@ -197,14 +199,17 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def write_shards(out: Path, split: str, encoded: Iterator[list[int]], dtype, eos: int, shard: int) -> Iterator[dict]:
-    """Write ``encoded`` as OUT/SPLIT-NNNNN.bin and yield what the manifest says of each; a document may span two."""
+def write_shards(
+    parts: Mapping[str, Path], split: str, encoded: Iterator[list[int]], dtype, eos: int, shard: int
+) -> Iterator[dict]:
+    """Write ``encoded`` as the ``parts`` SPLIT-NNNNN.bin and yield what the manifest says of each; a document may span
+    two."""
     arrays = (np.array(ids, dtype) for ids in encoded)
     rest = next(arrays, None)
     number = 0
     while rest is not None:
         name, digest, tokens, ends = f"{split}-{number:05d}.bin", hashlib.sha256(), 0, 0
-        with atomic_write(Path(out) / name) as part, part.open("wb") as file:
+        with parts[name].open("wb") as file:
             while rest is not None and tokens < shard:
                 fits, rest = rest[: shard - tokens], rest[shard - tokens :]
                 file.write(fits.tobytes())

@@ -53,6 +53,7 @@ def load_tasks(directory: Path | None, names: list[str], shots: dict[str, int], 
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    directory = directory and directory.resolve()
     manager = TaskManager(include_path=directory, include_defaults=False)
     if not set(names) <= set(manager.all_tasks):
         manager = TaskManager(include_path=directory)  # reads the thousands of stock task files: some seconds
@@ -60,7 +61,14 @@ def load_tasks(directory: Path | None, names: list[str], shots: dict[str, int], 
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, manager.all_tasks, n=5) or sorted(manager.all_tasks)[:5]
             raise UserError(f"unknown task {name!r}; near it: {', '.join(near)}")
-    return {name: _load(manager, name, shots.get(name), seed) for name in names}
+    found = {}
+    for name in names:
+        file = manager.task_index[name].yaml_path
+        local = file is not None and directory is not None and Path(file).is_relative_to(directory)
+        # datasets looks for a task's data from the working directory, where another corpus may lie under its name.
+        with contextlib.chdir(Path(file).parent) if local else contextlib.nullcontext():
+            found[name] = _load(manager, name, shots.get(name), seed)
+    return found
 
 
 def _load(manager, name: str, shots: int | None, seed: int) -> dict:

@@ -27,7 +27,7 @@ from ladder.errors import UserError
 from ladder.files import digest, only_one, sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.outputs import OutputFolder
+from ladder.outputs import OutputFolder, check_record
 from ladder.reading import read_json
 
 
@@ -57,6 +57,10 @@ def main(args: argparse.Namespace) -> None:
     for key in ("batch", "limit", "max_length"):
         if getattr(args, key) is not None and getattr(args, key) < 1:
             raise UserError(f"--{key.replace('_', '-')} {getattr(args, key)} evaluates nothing; give at least 1")
+    if wrong := next((name for name in names if Path(name).name != name), None):
+        raise UserError(f"--names {wrong!r} cannot be the name of a file in {args.out}; choose another")
+    for name in names:
+        check_record(args.out / f"{name}.json")
     if args.tasks is not None and not list(args.tasks.glob("*.yaml")):
         raise UserError(f"{args.tasks}: no task files there; make them with `ladder tasks --out {args.tasks}`")
     shots = read_shots(args.fewshot, args.task)

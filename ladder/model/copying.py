@@ -12,8 +12,7 @@ CHUNK = 4 << 20  # bytes in memory
 
 
 def damaged(file: Path, state: str = "does not match its digest") -> UserError:
-    folder = file.parent
-    return UserError(f"{file}: the checkpoint is damaged, this file {state}; delete {folder} and make it again")
+    return UserError(f"{file}: the checkpoint is damaged, this file {state}; make the checkpoint again")
 
 
 class Copier:

@@ -34,9 +34,10 @@ def weight_files(folder: Path) -> list[Path]:
     names = [SINGLE]
     if not (folder / SINGLE).is_file() and (folder / INDEX).is_file():
         weight_map = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or any(Path(name).name != name for name in weight_map.values()):
+        names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not names or not all(isinstance(name, str) and Path(name).name == name != ".." for name in names):
             raise UserError(f"{folder / INDEX}: no weight_map from tensors to files beside it; download it again")
-        names = sorted(set(weight_map.values()))
+        names = sorted(set(names))
     for name in names:
         if (folder / name).is_file():
             continue

@@ -1,5 +1,6 @@
 """All numbers in two tidy frames: ours, from the records, and the paper's, from its CSVs."""
 
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 
 from ladder import records
 from ladder.errors import UserError
-from ladder.reading import read_json
+from ladder.reading import number, read_csv, read_json
 
 PROVENANCE = ["commit", "config_digest", "hardware", "mlflow_run_id"]
 PUBLISHED_COLUMNS = ["table", "version", "model", "architecture", "tp", "batch", "p2p", "metric", "value", "unit"]
@@ -66,8 +67,12 @@ def select(frame: pd.DataFrame, **where) -> pd.DataFrame:
 
 
 def read_records(places: list[Path]) -> list[dict]:
-    """The records named, and every record below the directories named, where other JSON files are passed over."""
-    found = []
+    """The records named, and every record below the directories named.
+
+    Other JSON files there are passed over, and named on stderr. Raises UserError for a file that was a record and is
+    damaged.
+    """
+    found, others = [], []
     for folder in places:
         if folder.is_file():
             found.append(records.read(folder) | {"path": folder.as_posix()})
@@ -77,10 +82,24 @@ def read_records(places: list[Path]) -> list[dict]:
                 f"--records {folder}: no such file or directory; run the pipeline first, or name where its records are"
             )
         for path in sorted(folder.rglob("*.json")):
-            content = read_json(path)
-            if isinstance(content, dict) and {"schema", "provenance", "rows"} <= content.keys():
-                found.append(records.read(path) | {"path": path.relative_to(folder).as_posix()})
+            content = read_json(path, object)
+            if not looks_like_record(path, content):
+                others.append(path.name)
+                continue
+            found.append(records.checked(content, str(path)) | {"path": path.relative_to(folder).as_posix()})
+    if others:
+        names = ", ".join(sorted(set(others))[:8])
+        print(f"passed over {len(others)} JSON files that are no records: {names}", file=sys.stderr)
     return found
+
+
+def looks_like_record(path: Path, content) -> bool:
+    """Whether a JSON file is a record, or was one before it lost something."""
+    if not isinstance(content, dict):
+        return path.name == "record.json"
+    if {"parameters", "covariance"} <= content.keys():  # a calibration, which has a schema and rows too
+        return False
+    return "provenance" in content or "schema" in content or path.name == "record.json"
 
 
 def read_published(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -90,19 +109,23 @@ def read_published(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise UserError(f"--published {folder}: no CSV files there; the repository keeps them in reports/published")
     numbers, claims = [], pd.DataFrame()
     for path in paths:
-        frame = pd.read_csv(path, keep_default_na=False, dtype=str)
         if path.stem == "headline_claims":
-            claims = frame
+            claims = pd.DataFrame([row for _, row in read_csv(path)])
             continue
-        if list(frame.columns) != PUBLISHED_COLUMNS:
-            raise UserError(f"{path}: its columns must be {', '.join(PUBLISHED_COLUMNS)}")
+        lines = read_csv(path)
+        if not lines or list(lines[0][1]) != PUBLISHED_COLUMNS:
+            raise UserError(f"{path}: its columns must be {', '.join(PUBLISHED_COLUMNS)}, with rows below them")
+        for where, row in lines:
+            if not row["value"]:
+                raise UserError(f"{where}: has no value")
+            for column in ("tp", "batch", "value"):
+                try:
+                    row[column] and number(row[column])
+                except ValueError as error:
+                    raise UserError(f"{where}: the column {column!r} must hold numbers ({error})") from None
+        frame = pd.DataFrame([row for _, row in lines])
         for column in ("tp", "batch", "value"):
-            try:
-                frame[column] = pd.to_numeric(frame[column].replace("", None))
-            except ValueError as error:
-                raise UserError(f"{path}: the column {column!r} must hold numbers ({error})") from None
-        if frame["value"].isna().any():
-            raise UserError(f"{path}: line {int(frame['value'].isna().idxmax()) + 2} has no value")
+            frame[column] = pd.to_numeric(frame[column].replace("", None))
         numbers.append(frame.rename(columns={"architecture": "wiring"}).assign(file=path.stem))
     frame = pd.concat(numbers, ignore_index=True)
     return frame.assign(stage="published", origin="published"), claims

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ladder import records as written
 from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.outputs import OutputFile
-from ladder.reading import read_json
+from ladder.reading import number, read_json, take
 from ladder.simulate.calibration import Calibration, load
 from ladder.simulate.fit import Fit, Row, fit
 from ladder.simulate.points import read
@@ -45,13 +46,13 @@ def main(args: argparse.Namespace) -> None:
     if args.links and start is None:
         raise UserError("--links fits links on top of a calibration; name it with --start")
     rows = read_rows(args.rows, args.links)
-    records = [read_json(path) for path in args.rows if path.suffix == ".json"]
+    records = [written.read(path) for path in args.rows if path.suffix == ".json"]
     device = own_device(records) if records else None
     hold = held(args.hold)
     if records and emulated(rows):  # a delay takes nothing from the device
         hold = {"interference_small": QUIET, "interference_large": QUIET} | hold
     done = fit(rows, args.name or (args.out or args.rows[0]).stem, start, args.links, hold, device)
-    before = read_json(args.start) if args.start else {}
+    before = report_of(args.start, start) if args.start else {}
     if start is not None:
         done = merged(done, start, before)
     print(report(done))
@@ -60,12 +61,24 @@ def main(args: argparse.Namespace) -> None:
         print(f"{args.out}: `ladder simulate --calibration {args.out}` uses it")
 
 
+def report_of(path: Path, calibration: Calibration) -> dict:
+    """The report of the fit in a calibration file. Raises UserError where it does not fit the calibration."""
+    content = read_json(path)
+    error = take(content, "stderr", dict, str(path))
+    for name in calibration.fitted:
+        take(error, name, float, f"{path}: stderr", least=0)
+    return content | {
+        "kept": take(content, "kept", dict, str(path)),
+        "rows": take(content, "rows", list, str(path), []),
+    }
+
+
 def read_rows(paths: list[Path], links: Sequence[str] = ()) -> list[Row]:
     """What is to be fitted to. Raises UserError for a file that holds no such thing."""
     found: list[Row] = []
     for path in paths:
         if path.suffix == ".json":
-            found += bench_rows(path, read_json(path))
+            found += bench_rows(path, written.read(path))
             continue
         uses = ("calibration", "link") if links else ("calibration",)
         lines = [(point, line) for point, line in read(path, None, MEASURES) if (line.get("use") or uses[0]) in uses]
@@ -83,7 +96,7 @@ def held(words: list[str]) -> dict[str, float]:
     for word in words:
         name, _, value = word.partition("=")
         try:
-            found[name] = float(value)
+            found[name] = number(value)
         except ValueError:
             found[name] = 0.0
         if not found[name] > 0:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ladder.devices import Device, device
+from ladder.devices import DEVICES, Device, device, of_content
 from ladder.errors import UserError
-from ladder.links import ALIASES, LINKS, Link, latency, link
-from ladder.reading import read_json
+from ladder.links import ALIASES, LINKS, MOST_IN_FLIGHT, Link, latency, link
+from ladder.reading import finite, read_json, take
 
 DEFAULT = Path(__file__).parent / "calibration.json"
 COMPUTE = ("stream_one", "stream_many", "kv_stream", "matmul", "kernel_us", "prefill_kernel_us")
@@ -30,7 +30,9 @@ COMPUTE += ("interference_small", "interference_large")
 # of two (rows of one model cannot tell it from kernels); that efficiencies are those of the calibrated device; and what
 # the table of links says.
 ASSUMED = {"step_scale": 0.7, "device_scale": 0.10, "link_scale": 0.20}
-TYPED = re.compile(r"(-?[\d.]+(?:e-?\d+)?)us\+(-?[\d.]+(?:e\d+)?)GB/s(?:x(\d+))?")
+NUMBER = r"(-?[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]{1,3})?)"
+TYPED = re.compile(rf"{NUMBER}us\+{NUMBER}GB/s(?:x([0-9]{{1,9}}))?")
+OF_LINK = re.compile(r"([^.]+)\.((latency_us|bandwidth)\.[1-9][0-9]{0,5}|small_bandwidth|switch|bandwidth)")
 
 
 @dataclass(frozen=True)
@@ -74,20 +76,64 @@ def degrees(parameters: dict, name: str) -> tuple[int, ...]:
 @cache
 def load(path: str | Path = DEFAULT) -> Calibration:
     """Read what `ladder calibrate` wrote. Raises UserError for a file that is not one."""
-    content = read_json(path)
-    try:
-        return Calibration(
-            content["name"],
-            content["hardware"],
-            {key: float(value) for key, value in content["parameters"].items()},
-            tuple(content["fitted"]),
-            np.array(content["covariance"], dtype=float).reshape(len(content["fitted"]), -1),
-            content["residual"],
-            float(content["quantile"]),
-            Device(**content["device"]) if content.get("device") else None,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a calibration of `ladder calibrate` ({error!r}); fit it again") from None
+    content, where = read_json(path), f"{path}: not a calibration of `ladder calibrate`"
+
+    def positive(name: str, least: float = 1e-12) -> dict[str, float]:
+        values = take(content, name, dict, where)
+        return {key: float(take(values, key, float, f"{where}: {name}", least=least, most=1e15)) for key in values}
+
+    parameters = positive("parameters")
+    _check_parameters(parameters, where)
+    fitted = take(content, "fitted", list, where)
+    if strange := next((name for name in fitted if not isinstance(name, str) or name not in parameters), None):
+        raise UserError(f"{where}: fitted names {str(strange)[:80]!r}, which is no parameter of it; fit it again")
+    if len(set(fitted)) < len(fitted):
+        raise UserError(f"{where}: fitted names a parameter twice; fit it again")
+    residual = positive("residual", 0.0)
+    if missing := next((key for key in ("tokens_per_s", "speedup", "prefill_s") if key not in residual), None):
+        raise UserError(f"{where}: residual lacks {missing!r}; fit it again")
+    own = of_content(content, str(path)) if content.get("device") is not None else None
+    hardware = take(content, "hardware", str, where)
+    if hardware != own.name if own else hardware not in DEVICES:
+        raise UserError(f"{where}: hardware {hardware[:80]!r} is no device of the table, nor the one it describes")
+    return Calibration(
+        take(content, "name", str, where),
+        hardware,
+        parameters,
+        tuple(fitted),
+        _covariance(take(content, "covariance", list, where), len(fitted), where),
+        residual,
+        float(take(content, "quantile", float, where, least=0, most=1000)),
+        own,
+    )
+
+
+def _check_parameters(parameters: dict[str, float], where: str) -> None:
+    """Refuse parameters that are missing or have no meaning."""
+    if missing := next((name for name in COMPUTE if name not in parameters), None):
+        raise UserError(f"{where}: the parameter {missing!r} is missing; fit it again")
+    of_links = [(name, OF_LINK.fullmatch(name)) for name in parameters if name not in COMPUTE]
+    if strange := next((name for name, link_ in of_links if link_ is None), None):
+        raise UserError(f"{where}: {strange[:80]!r} is no parameter of the simulator; fit it again")
+    for link_ in dict.fromkeys(match[1] for _, match in of_links):
+        needed = (f"{link_}.{key}" for key in ("small_bandwidth", "switch", "bandwidth"))
+        missing = next((name for name in needed if name not in parameters), None)
+        if missing or not degrees(parameters, link_):
+            raise UserError(f"{where}: the parameter {missing or f'{link_}.latency_us'!r} is missing; fit it again")
+
+
+def _covariance(rows: list, size: int, where: str) -> np.ndarray:
+    """[size, size], of logarithms."""
+    for row in rows:
+        if not isinstance(row, list) or not all(type(x) in (int, float) and finite(x) for x in row):
+            raise UserError(f"{where}: covariance must hold lists of finite numbers; fit it again")
+    if len(rows) != size or any(len(row) != size for row in rows):
+        raise UserError(f"{where}: covariance must have {size} rows of {size}, as fitted has names; fit it again")
+    values = np.array(rows, dtype=float).reshape(size, size)
+    scale = np.abs(values).max(initial=0.0)
+    if np.abs(values - values.T).max(initial=0.0) > 1e-4 * scale or np.diag(values).min(initial=0.0) < 0:
+        raise UserError(f"{where}: covariance is not that of any numbers (not symmetric, or below 0); fit it again")
+    return values
 
 
 def find_device(name: str, calibration: Calibration | None) -> Device:
@@ -106,14 +152,20 @@ def find_link(name: str, calibration: Calibration) -> str | Link:
         return name
     if typed := TYPED.fullmatch(name):
         latency, bandwidth, flight = float(typed[1]), float(typed[2]), int(typed[3] or 1)
-        if latency < 0 or bandwidth <= 0 or flight < 1:
-            what = f"latency {latency:g} us" if latency < 0 else f"bandwidth {bandwidth:g} GB/s"
-            raise UserError(f"link {name!r}: {what} must be above 0; write it like '24us+370GB/s'")
+        # One that takes no time is written 1e6GB/s; a latency above a minute is a typing error.
+        if not 0 <= latency <= 6e7:
+            raise UserError(f"link {name!r}: latency {latency:g} us must be 0 to 6e7; write it like '24us+370GB/s'")
+        if not 1e-9 <= bandwidth <= 1e12:
+            raise UserError(
+                f"link {name!r}: bandwidth {bandwidth:g} GB/s must be 1e-9 to 1e12; write it like '24us+370GB/s'"
+            )
+        if not 1 <= flight <= MOST_IN_FLIGHT:
+            raise UserError(f"link {name!r}: x{flight} must be x1 to x{MOST_IN_FLIGHT}")
         return Typed(name, latency, bandwidth * 1e9, flight)
     if name in LINKS or name in ALIASES or name.endswith(".json"):
         return link(name)
     known = ", ".join(sorted({*calibration.links, *LINKS, *ALIASES}))
-    raise UserError(f"unknown link {name!r}; known: {known}; or type latency and bandwidth, like '24us+370GB/s'")
+    raise UserError(f"unknown link {name[:80]!r}; known: {known}; or type latency and bandwidth, like '24us+370GB/s'")
 
 
 @dataclass(frozen=True)

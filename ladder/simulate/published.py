@@ -10,6 +10,7 @@ from pathlib import Path
 from ladder.errors import UserError
 from ladder.files import atomic_write
 from ladder.outputs import OutputFile
+from ladder.reading import number, read_csv, whole
 from ladder.simulate.points import COLUMNS
 
 VALUES = ("tokens_per_s", "prefill_s", "decode_s", "speedup", "memory_gb")
@@ -58,13 +59,21 @@ def rows(published: Path) -> list[dict]:
     ]
 
 
+NEEDED = ("table", "version", "model", "architecture", "tp", "batch", "p2p", "metric", "value", "source", "note")
+
+
 def _read(published: Path, name: str) -> list[dict]:
     path = published / f"{name}.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; the repository keeps it in reports/published") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such file; the repository keeps it in reports/published")
+    rows = []
+    for where, row in read_csv(path, NEEDED):
+        try:
+            number(row["value"]), whole(row["tp"]), row["batch"] and number(row["batch"])
+        except ValueError as error:
+            raise UserError(f"{where}: value, tp or batch: {error}") from None
+        rows.append(row)
+    return rows
 
 
 def _row(row: dict, links: dict = LINKS, batch: int | None = None, **values) -> dict:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from ladder.devices import DEVICES, Device
 from ladder.errors import UserError
+from ladder.reading import take
 from ladder.simulate.fit import Row
-from ladder.simulate.model import Point
+from ladder.simulate.model import Point, shape_of
+from ladder.simulate.points import LIMITS, check_degree
 
 QUIET = 1e-3  # interference of an emulated link: it takes nothing from the device, but parameters are above 0
 CALIBRATES = ("standard", "upper_bound")
@@ -19,16 +21,12 @@ GPUS |= {"a100-sxm4-80gb": "a100-80g", "a100-sxm4-40gb": "a100-40g", "rtx 4090":
 def bench_rows(path: Path, record: dict, wirings: tuple[str, ...] = CALIBRATES) -> list[Row]:
     """Seconds of prefill and of all decode steps of each of ``wirings``, as the fastest way of computing took them.
 
-    Empty for a record without such times (of a link, a network, a plain baseline). Raises UserError for a file that is
-    no record of `ladder bench`.
+    record: as :func:`ladder.records.read` gives it. Empty for one without such times. Raises UserError for settings
+    that `ladder bench` does not write.
     """
-    try:
-        settings, rows = record["settings"], record["rows"]
-        point = _point(settings, record)
-    except (KeyError, TypeError):
-        if isinstance(record, dict) and {"schema", "provenance", "rows"} <= record.keys():
-            return []
-        raise UserError(f"{path}: not a record of `ladder bench`") from None
+    if not {"size", "layers", "dtype", *LIMITS} <= (record.get("settings") or {}).keys():
+        return []  # of a link, a network, training steps
+    rows, point = record["rows"], _point(record, str(path))
     found = []
     for wiring in wirings:
         seconds = {}
@@ -47,28 +45,36 @@ def bench_rows(path: Path, record: dict, wirings: tuple[str, ...] = CALIBRATES) 
     return found
 
 
-def _point(settings: dict, record: dict) -> Point:
-    size = settings["size"]
-    if settings["layers"] and not settings["extrapolate"]:
-        size = f"{size}-{settings['layers']}l"
-    how = "ladder-fp32" if settings["dtype"] == "fp32" else "ladder"
-    shape = {key: settings[key] for key in ("tp", "batch", "prompt", "new_tokens")}
-    return Point(size, "standard", **shape, hardware=_name(record), link=_link(settings, record), implementation=how)
+def _point(record: dict, path: str) -> Point:
+    settings, where = take(record, "settings", dict, path), f"{path}: settings"
+    size, layers = take(settings, "size", str, where), take(settings, "layers", int, where, default=0, least=1)
+    if layers and not take(settings, "extrapolate", bool, where, default=False):
+        size = f"{size}-{layers}l"
+    how = "ladder-fp32" if take(settings, "dtype", str, where) == "fp32" else "ladder"
+    shape = {key: take(settings, key, int, where, least=least) for key, (least, _) in LIMITS.items()}
+    link = _link(settings, record, shape["tp"], path)
+    point = Point(size, "standard", **shape, hardware=_name(record), link=link, implementation=how)
+    try:
+        check_degree(shape_of(size), point.tp, size)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return point
 
 
-def _link(settings: dict, record: dict) -> str:
+def _link(settings: dict, record: dict, tp: int, path: str) -> str:
     """The emulated link by its numbers, or what real ranks reduced with: a link to fit."""
-    tp, link = settings["tp"], record.get("link")
     if tp == 1:
         return "0us+1e6GB/s"
-    if not settings["emulate"]:
-        return f"measured-{settings['backend']}"
-    bandwidth = 2 * (tp - 1) / tp / link["beta"] if link["beta"] else 1e15
-    return f"{link['alpha'] * 1e6:.6g}us+{bandwidth / 1e9:.6g}GB/sx{link['in_flight']}"
+    if not take(settings, "emulate", bool, f"{path}: settings"):
+        return f"measured-{take(settings, 'backend', str, f'{path}: settings')}"
+    link, where = take(record, "link", dict, path), f"{path}: link"
+    alpha, beta = (take(link, key, float, where, least=0) for key in ("alpha", "beta"))
+    bandwidth = 2 * (tp - 1) / tp / beta if beta else 1e15
+    return f"{alpha * 1e6:.6g}us+{bandwidth / 1e9:.6g}GB/sx{take(link, 'in_flight', int, where, least=1)}"
 
 
 def _name(record: dict) -> str:
-    words = record["provenance"]["hardware"].lower()
+    words = take(record["provenance"], "hardware", str, "the record's provenance").lower()
     gpu = next((name for mark, name in GPUS.items() if mark in words and " x " in words), None)
     return gpu or re.sub(r"[^a-z0-9]+", "-", words).strip("-")
 

@@ -54,7 +54,10 @@ CHUNK = 2000  # points at once, so that memory stays small
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default="llama-3-70b", help="row of the table of sizes, or a config.json (default: %(default)s)"
+        "--model",
+        type=path_or_name,
+        default="llama-3-70b",
+        help="row of the table of sizes, or a config.json (default: %(default)s)",
     )
     parser.add_argument("--wirings", nargs="+", default=list(WIRINGS), metavar="WIRING", help="default: %(default)s")
     parser.add_argument("--tp", type=int, nargs="+", default=[8], help="tensor-parallel degrees (default: 8)")

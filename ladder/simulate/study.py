@@ -124,7 +124,7 @@ def asked(args: argparse.Namespace, calibration: Calibration) -> Question:
     question = Question(tuple(args.models), tuple(first.values()), same, tuple(places), batches, args.implementation)
     for model in args.models:
         for link, tp, hardware in places:
-            for batch in (batches[0], batches[-1]):
+            for batch in (batches[0], batches[-1]) if tp <= size(model).heads else ():
                 check(question.point(model, "standard", tp, batch, hardware, link), calibration)
     return question
 

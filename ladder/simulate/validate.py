@@ -146,7 +146,7 @@ def own_calibrations(timed: Sequence[tuple[Path, dict]]) -> dict[str, Calibratio
 
 def against(path: Path, record: dict, own: dict[str, Calibration | str], published: Calibration) -> list[dict]:
     """One dict for each wiring of a record of ``ladder bench``: what was timed, and what is predicted of it."""
-    rows = bench_rows(path, record, tuple(record.get("settings", {}).get("wirings", ())))
+    rows = bench_rows(path, record, tuple((record.get("settings") or {}).get("wirings", ())))
     timed = {row.point.wiring: row for row in rows}
     schedule = {row.get("wiring"): row["value"] for row in record["rows"] if _is(row, "hidden_schedule")}
     origin = next((row["origin"] for row in record["rows"] if _is(row, "seconds")), None)

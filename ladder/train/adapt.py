@@ -18,7 +18,7 @@ import ladder.job
 from ladder.errors import UserError
 from ladder.files import sha256
 from ladder.outputs import path_or_name
-from ladder.reading import read_json, read_jsonl
+from ladder.reading import jsonl_rows, read_json
 from ladder.train import methods
 from ladder.train import options as training
 
@@ -120,14 +120,16 @@ def check_teacher(checkpoint: Path, teacher: Path, sequence: int) -> dict:
 def packed_chat(path: Path, tokenizer, template: str | None, sequence: int):
     """The conversations of a JSONL file as a dataset of rows of ``sequence`` inputs."""
     from ladder.data.chat import encode, pack
+    from ladder.data.conversations import read_messages
     from ladder.train.batches import PackedChat
 
-    conversations = list(read_jsonl(path))
-    for line, row in enumerate(conversations, 1):
-        if not row.get("messages"):
-            raise UserError(f"{path}:{line}: no 'messages'; `ladder chat` writes such files")
-    # one more: each input has a token after it
-    packed = pack([encode(row["messages"], tokenizer, template) for row in conversations], sequence + 1)
+    samples = []
+    for where, row in jsonl_rows(path):
+        try:
+            samples.append(encode(read_messages(where, row), tokenizer, template))
+        except UserError as error:
+            raise UserError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+    packed = pack(samples, sequence + 1)  # one more: each input has a token after it
     if not packed:
         raise UserError(f"{path}: no conversation has an assistant's answer within {sequence} tokens; is it empty?")
     return PackedChat(packed)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ladder.errors import UserError
-from ladder.memory import GIB, available
+from ladder.files import size_text
+from ladder.memory import available
 from ladder.train.losses import LOGITS
 from ladder.train.options import Options
 from ladder.train.ranks import Ranks
@@ -52,8 +53,8 @@ def check(config, options: Options, ranks: Ranks) -> None:
     needed = need(config, options, ranks)
     if free is not None and needed.states > free:
         raise UserError(
-            f"weights, gradients and optimizer take {needed.states / GIB:.1f} GiB of each rank, but {ranks.device} has "
-            f"{free / GIB:.1f} GiB free; {cure(config, options, ranks, free)}"
+            f"weights, gradients and optimizer take {size_text(needed.states)} of each rank, but {ranks.device} has "
+            f"{size_text(free)} free; {cure(config, options, ranks, free)}"
         )
 
 
@@ -66,8 +67,8 @@ def cure(config, options: Options, ranks: Ranks, free: int | None) -> str:
         if found.total < now.total:
             smallest = flags
             if free is None or found.total <= free:
-                fits = f" of {free / GIB:.1f}" if free is not None else ""
-                return f"{flags} would fit by the estimate ({found.total / GIB:.1f}{fits} GiB)"
+                fits = f" of {size_text(free)}" if free is not None else ""
+                return f"{flags} would fit by the estimate ({size_text(found.total)}{fits})"
     more = "use more ranks, with --shard over all of them"
     return f"{smallest} needs least, but does not fit by the estimate either; {more}" if smallest else more
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ladder import records
 from ladder.errors import UserError, known
 from ladder.outputs import path_or_name
-from ladder.reading import read_json
 from ladder.residual import Table
-from ladder.wiring import Wiring
+from ladder.wiring import Wiring, parse_layers
 
 
 class Method(NamedTuple):
@@ -186,11 +186,12 @@ def in_order(record: Path | None, wiring: str, layers: int, tp: int | None) -> l
     members = chosen.members(layers)
     if record is None:
         return sorted(members, reverse=True)
-    content = read_json(record)
-    if not content.get("settings", {}).get("each"):
+    content = records.read(record)
+    if not (content.get("settings") or {}).get("each"):
         raise UserError(f"{record}: not a scan of single layers; make it with `ladder sensitivity --each`")
     rows = [row for row in content["rows"] if row["metric"] == "loss_change" and row.get("converted")]
-    cost = {int(r["layers"]): r["value"] for r in rows if r["wiring"] == chosen.name and r.get("tp") == tp}
+    rows = [row for row in rows if row.get("wiring") == chosen.name and row.get("tp") == tp]
+    cost = {layer: row["value"] for row in rows for layer in parse_layers(row.get("layers", ""))}
     if missing := sorted(set(members) - set(cost)):
         layer = f"layer {missing[0]} under {chosen.name!r}" + (f" at --tp {tp}" if tp else "")
         raise UserError(f"{record}: holds no loss change of {layer}; scan that")

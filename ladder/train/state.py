@@ -2,14 +2,16 @@
 
 What is saved is copied to the CPU's memory at once; a thread then writes it while training goes on. The tensors are
 written by torch's distributed checkpoint: each rank a part that no other writes, read back by any number of ranks.
-``state.json`` holds the step, the curves so far, the MLflow run, the settings and the digest of every file. A
-checkpoint takes its name only when it is complete; a damaged one is recognised before it is loaded, and the one before
-is used.
+``state.json`` holds the step, the curves so far, the MLflow run, the settings, the digest of every file and that of its
+own content. A checkpoint takes its name only when it is complete; a damaged one is recognised before it is loaded, and
+the one before is used. Nothing but such folders, in a work folder that carries our mark, is ever deleted.
 """
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -21,14 +23,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from ladder.errors import UserError
-from ladder.files import sha256, write_json
+from ladder.files import digest, follow_umask, mark, sha256, write_json
+from ladder.outputs import check_folder
 from ladder.reading import read_json
 from ladder.train.layout import local
 from ladder.train.ranks import WAIT, Ranks
 
+NAME = re.compile(r"step-\d{8,}")
+UNFINISHED = re.compile(rf"\.{NAME.pattern}\.(part|gone)")  # of a killed job
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter, besides the step
 
 
@@ -52,7 +58,7 @@ class Checkpoints:
     def __init__(self, work: str | Path, ranks: Ranks, keep: int, settings: dict):
         self.work, self.ranks, self.keep = Path(work), ranks, keep
         self.settings = json.loads(json.dumps(settings))  # as it will be read back
-        self._stale: list[Path] = []  # of other settings; they go when this run has one of its own
+        self._stale: dict[Path, dict] = {}  # of these other settings; they go when this run has one of its own
         # The writing thread talks to those of the other ranks while the main threads talk to each other.
         self._group = dist.new_group(backend="gloo", timeout=WAIT) if ranks.sharded else None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -62,8 +68,11 @@ class Checkpoints:
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         if ranks.first:
             self.work.mkdir(parents=True, exist_ok=True)
-            for part in self.work.glob(".step-*"):  # what a killed job left
-                shutil.rmtree(part)
+            check_folder(str(self.work), self.work, ("step-*",))
+            mark(self.work, "step-*")
+            for part in self.work.iterdir():
+                if UNFINISHED.fullmatch(part.name) and part.is_dir() and not part.is_symlink():
+                    shutil.rmtree(part)
         ranks.barrier()
 
     def __enter__(self) -> "Checkpoints":
@@ -75,19 +84,24 @@ class Checkpoints:
         self._thread.shutdown()
 
     def folders(self) -> list[Path]:
-        return sorted(self.work.glob("step-*"))
+        """Those that this package wrote, the oldest first."""
+        return [path for path in self._named() if _is_ours(path)]
+
+    def _named(self) -> list[Path]:
+        named = (path for path in self.work.iterdir() if NAME.fullmatch(path.name))
+        return sorted(named, key=lambda path: int(path.name.removeprefix("step-")))
 
     def latest(self) -> State:
         """The newest sound checkpoint's state, or that of a run that begins."""
-        for folder in reversed(self.ranks.gather(self.folders())[0]):
+        for folder in reversed(self.ranks.gather(self._named())[0]):
             if saved := self._sound(folder):
                 self._say(f"{folder}: resuming after step {saved.step}")
                 return saved
         if self._stale:
-            settings = read_json(self._stale[-1] / "state.json")["settings"]
+            newest, settings = next(iter(self._stale.items()))
             differ = sorted(k for k in settings | self.settings if settings.get(k) != self.settings.get(k))
             self._say(
-                f"{self._stale[-1]}: made with other settings ({', '.join(differ)}); starting afresh, and deleting it "
+                f"{newest}: made with other settings ({', '.join(differ)}); starting afresh, and deleting it "
                 "when this run has a checkpoint of its own"
             )
         return State()
@@ -107,7 +121,8 @@ class Checkpoints:
             copies[key] = torch.empty_like(local(tensor), device="cpu")
             parts[key] = model.layout.part(name, tensor, copies[key])
         reader = HuggingFaceStorageReader(str(self._folder(state.step)))
-        dcp.load(parts, storage_reader=reader, process_group=self._group)
+        with _unwrapped():
+            dcp.load(parts, storage_reader=reader, process_group=self._group)
         with torch.no_grad():
             for key, _, tensor in _tensors(model, optimizer):
                 local(tensor).copy_(copies.pop(key))
@@ -141,44 +156,58 @@ class Checkpoints:
             writing.result()
 
     def _write(self, folder: Path, parts: dict, content: dict) -> None:
-        """Write a checkpoint and delete the oldest beyond ``keep``."""
+        """Write a checkpoint and delete the oldest beyond ``keep``. What fails, a full disk perhaps, leaves nothing."""
         part = folder.with_name(f".{folder.name}.part")
+        try:
+            self._fill_and_name(folder, part, parts, content)
+        except BaseException:
+            if self.ranks.first:
+                shutil.rmtree(part, ignore_errors=True)
+            raise
+
+    def _fill_and_name(self, folder: Path, part: Path, parts: dict, content: dict) -> None:
         writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
-        dcp.save(parts, storage_writer=writer, process_group=self._group)
+        with _unwrapped():
+            dcp.save(parts, storage_writer=writer, process_group=self._group)
         self.ranks.gather(None, self._group)
         files = self._files(part)
         if self.ranks.first:
-            write_json(part / "state.json", content | {"files": files})
-            _delete(folder)
+            content = content | {"files": files}
+            write_json(part / "state.json", content | {"digest": digest(content)})
+            follow_umask(part)
+            if _is_ours(folder):
+                _delete(folder)
+            elif os.path.lexists(folder):
+                aside = next(p for n in itertools.count(1) if not os.path.lexists(p := f"{folder}.moved-{n}"))
+                os.replace(folder, aside)
+                self._say(f"{folder}: is no checkpoint of this package; it is now {aside}")
             os.replace(part, folder)
             own = [old for old in self.folders() if old not in self._stale or old == folder]
             best = [old for old in own if self._is_best(old)][-1:]
             for old in [*self._stale, *own[: -self.keep]]:
                 if old != folder and old not in best:
                     _delete(old)
-        self._stale = []
+        self._stale = {}
         self.ranks.gather(None, self._group)
 
     def _sound(self, folder: Path) -> State | None:
         """What ``folder`` holds, if it is whole and of this run; a sentence if it is damaged."""
         try:
-            content = read_json(folder / "state.json")
-            saved, files, settings = State(**content["state"]), content["files"], content["settings"]
+            content = _content(folder)
+            if content["settings"] != self.settings:
+                self._stale[folder] = content["settings"]
+                return None
+            if content["files"] != self._files(folder):
+                raise UserError("digests differ")
+            return State(**content["state"])
         except (UserError, TypeError, KeyError) as error:
             self._say(f"{folder}: the checkpoint is damaged ({error}); using the one before it, if any")
             return None
-        if settings != self.settings:
-            self._stale.append(folder)
-            return None
-        if files != self._files(folder):
-            self._say(f"{folder}: the checkpoint is damaged (digests differ); using the one before it, if any")
-            return None
-        return saved
 
     def _is_best(self, folder: Path) -> bool:
         try:
-            return read_json(folder / "state.json")["best"] is True
-        except (UserError, TypeError, KeyError):
+            return _content(folder)["best"] is True
+        except (UserError, KeyError):
             return False
 
     def clear(self) -> None:
@@ -220,9 +249,34 @@ def _tensors(model, optimizer) -> Iterator[tuple[str, str, torch.Tensor]]:
             yield f"optimizer.{name}.{moment}", name, optimizer.state[parameter][moment]
 
 
+@contextlib.contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Raise what went wrong on a rank in place of torch's exception around it, which is no ``Exception``."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a checkpoint of this package, sound or damaged, and holds nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(path.name == "state.json" or path.suffix == ".safetensors" for path in folder.iterdir())
+
+
+def _content(folder: Path) -> dict:
+    """Of ``state.json``. Raises UserError if it is not as it was written."""
+    if not _is_ours(folder):
+        raise UserError("not a folder that this package wrote")
+    content = read_json(folder / "state.json")
+    if content.pop("digest", None) != digest(content):
+        raise UserError("digest of state.json differs")
+    return content
+
+
 def _delete(folder: Path) -> None:
     """Under its own name it is either whole or gone, even if this is interrupted."""
-    if folder.exists():
-        gone = folder.with_name(f".{folder.name}.gone")
-        os.replace(folder, gone)
-        shutil.rmtree(gone)
+    gone = folder.with_name(f".{folder.name}.gone")
+    os.replace(folder, gone)
+    shutil.rmtree(gone)

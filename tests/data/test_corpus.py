@@ -106,7 +106,7 @@ def bad(tmp_path, name, content):
     [
         ("none.txt", None, [], "none.txt: no such file"),
         ("empty.txt", b"", [], "empty.txt: the file is empty"),
-        ("latin.txt", b"caf\xe9", [], "latin.txt: not UTF-8"),
+        ("latin.txt", b"caf\xe9", [], "latin.txt:1: not UTF-8"),
         ("table.xls", b"x", [], "table.xls: cannot read '.xls' files"),
         ("broken.jsonl", b'{"text": "a"}\n{"text"\n', [], "broken.jsonl:2: not valid JSON"),
         ("other.jsonl", b'{"body": "a"}\n', [], "other.jsonl:1: no text in column 'text' (it has 'body')"),

@@ -203,7 +203,7 @@ def test_a_source_without_tokens_is_refused(ladder, parts, tmp_path):
     [
         (["web=0", "code=1"], "--weight web=0: a weight must be above 0"),
         (["web=-1", "code=1"], "a weight must be above 0"),
-        (["web=nan", "code=1"], "a weight must be above 0"),
+        (["web=nan", "code=1"], "--weight web=nan is not LABEL=NUMBER"),
         (["web", "code=1"], "--weight web is not LABEL=NUMBER"),
         (["web=1"], "--weight is for web, but the parts are of code, web"),
     ],

@@ -12,7 +12,7 @@ from ladder.data.documents import documents, manifest
 from ladder.data.shards import TokenShards
 from ladder.data.tokenizer import load
 from ladder.errors import UserError
-from ladder.files import sha256, write_json
+from ladder.files import atomic_set, json_text, sha256
 from ladder.reading import read_json
 
 
@@ -84,10 +84,12 @@ def test_any_documents_in_any_shards_read_back(tmp_path_factory, lengths, shard,
     out = tmp_path_factory.mktemp("shards")
     dtype = np.dtype("<u4" if wide else "<u2")
     rows = [[70000 if wide else 7] * length + [0] for length in lengths]
-    made = list(packing.write_shards(out, "train", iter(rows), dtype, 0, shard))
-    assert sum(m["documents"] for m in made) == len(rows)
     about = {"dtype": dtype.name, "vocab_size": 70001, "eos": 0, "splits": {"train": {}}, "made_by": "ladder tokens"}
-    write_json(out / "manifest.json", about | {"shards": [m | {"split": "train"} for m in made]})
+    with atomic_set(out / "manifest.json") as parts:
+        made = list(packing.write_shards(parts, "train", iter(rows), dtype, 0, shard))
+        content = about | {"shards": [m | {"split": "train"} for m in made]}
+        parts["manifest.json"].write_text(json_text(content), encoding="utf-8")
+    assert sum(m["documents"] for m in made) == len(rows)
     shards = TokenShards(out, "train")
     assert shards.read(0, shards.tokens).tolist() == [token for row in rows for token in row]
 
@@ -104,9 +106,7 @@ def test_a_damaged_shard_is_refused(tokens, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-2])
     for verify in (True, False):
-        with pytest.raises(
-            UserError, match=r"train-00001.bin: truncated or changed .* delete it and run `ladder tokens"
-        ):
+        with pytest.raises(UserError, match=r"train-00001.bin: truncated or changed .* run `ladder tokens"):
             TokenShards(folder, "train", verify)
     path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     with pytest.raises(UserError, match=r"train-00001.bin: truncated or changed"):

@@ -1,4 +1,5 @@
 import collections
+import json
 
 from toy_text import make_corpus, prose
 
@@ -75,3 +76,34 @@ def test_too_little_text_is_one_sentence(ladder, tokenizer, tmp_path):
     code, said = make(ladder, corpus, tokenizer, tmp_path / "tasks", "--questions", 0)
     assert (code, "--questions 0" in said) == (1, True)
     assert not (tmp_path / "tasks").exists()
+
+
+def test_text_without_spaces(ladder, tokenizer, tmp_path):
+    """Chinese has no spaces, and neither has a page of one word."""
+    signs = [chr(0x4E00 + n) for n in range(300)]
+    texts = ["".join(signs[(n * 7 + k * k) % 300] for k in range(400)) for n in range(80)] + ["x" * 100_000]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = ["--kind", "files", "--path", tmp_path / "x.jsonl", "--validation", "0.3", "--test", "0.4"]
+    assert ladder("corpus", *words, "--out", tmp_path / "c", "--record", tmp_path / "c.json")[0] == 0
+    out = tmp_path / "tasks"
+    assert make(ladder, tmp_path / "c", tokenizer, out, "--questions", 5, "--max-tokens", 400) == (0, "")
+    for question in read_jsonl(out / "cloze.jsonl"):
+        assert len(question["context"]) == 40
+        assert all(len(choice) == 12 for choice in question["choices"])
+
+
+def test_task_data_is_that_beside_the_task(ladder, corpus, tokenizer, tmp_path, monkeypatch):
+    """Wherever it is evaluated from: another corpus may have files of the same names there."""
+    from ladder.evaluate.harness import load_tasks, own_cache
+
+    monkeypatch.chdir(tmp_path)
+    assert make(ladder, corpus, tokenizer, "tasks", "--questions", 7, "--max-tokens", 300)[0] == 0
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    moved = (tmp_path / "tasks").rename(other / "moved")
+    (tmp_path / "tasks").mkdir()
+    for name in ("cloze.jsonl", "tasks/cloze.jsonl"):
+        (tmp_path / name).write_text("")
+    with own_cache():
+        loaded = load_tasks(moved.relative_to(tmp_path), ["cloze"], {}, 0)
+    assert len(loaded["cloze"]["tasks"]["cloze"].test_docs()) == 7

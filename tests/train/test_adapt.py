@@ -128,8 +128,8 @@ def test_damaged_checkpoint(checkpoint, data, tmp_path, capsys):
     ("content", "sentence"),
     [
         ("", "is it empty?"),
-        ('{"text": "x"}\n', "train.jsonl:1: no 'messages'"),
-        ('{"messages": [{"role": "user", "content": "x"}]}\n', "no conversation has an assistant's answer"),
+        ('{"text": "x"}\n', "train.jsonl:1: no messages"),
+        ('{"messages": [{"role": "user", "content": "x"}]}\n', "train.jsonl:1: no words of the assistant"),
     ],
 )
 def test_bad_chat(checkpoint, data, tmp_path, capsys, content, sentence):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy import Tracking, killed, losses, model, run
 
-from ladder import cli, files, reading, records
+from ladder import cli, reading, records
 from ladder.errors import UserError
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
 from ladder.train.methods import METHODS, Objective, Recipe, in_order, split
@@ -43,11 +43,13 @@ def test_the_first_layers_can_stay():
 
 
 def scan(path, each: bool = True, wiring: str = "ladder") -> str:
+    loss = {"metric": "loss_change", "unit": "nats", "origin": "measured"}
     rows = [
-        {"metric": "loss_change", "wiring": wiring, "converted": 1, "layers": str(layer), "value": value}
+        loss | {"wiring": wiring, "converted": 1, "layers": str(layer), "value": value}
         for layer, value in enumerate([0.3, 0.1, 0.4, 0.2])
     ]
-    files.write_json(path, {"rows": [*rows, {"metric": "loss_change", "converted": 0}], "settings": {"each": each}})
+    rows.append(loss | {"converted": 0, "value": 0.0})
+    records.write(path, rows, {"mlflow_run_id": None}, settings={"each": each})
     return path
 
 

@@ -1,10 +1,15 @@
 """Checkpoints: which one is used, which are kept."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
 from toy import Tracking, killed, losses, model, run
+
+from ladder.errors import UserError
+from ladder.files import MARK
 
 
 @pytest.fixture
@@ -17,7 +22,7 @@ def stopped(tmp_path):
 
 
 def names(work) -> list[str]:
-    return sorted(path.name for path in work.iterdir())
+    return sorted(path.name for path in work.iterdir() if path.name != MARK)
 
 
 def first_step(tracking) -> int:
@@ -52,7 +57,35 @@ def other_json(folder):
     (folder / "state.json").write_text("[]")
 
 
-@pytest.mark.parametrize("damage", [cut, flip, remove, half_a_json, no_json, other_json])
+def edit(folder, change):
+    content = json.loads((folder / "state.json").read_text())
+    change(content)
+    (folder / "state.json").write_text(json.dumps(content))
+
+
+def no_curve(folder):
+    edit(folder, lambda content: content["state"].update(training=None))
+
+
+def other_curve(folder):
+    edit(folder, lambda content: content["state"]["training"][0].update(loss=0.0))
+
+
+def a_file(folder):
+    shutil.rmtree(folder)
+    folder.write_text("mine")
+
+
+def a_link(folder):
+    elsewhere = folder.with_name("elsewhere")
+    os.replace(folder, elsewhere)
+    folder.symlink_to(elsewhere)
+
+
+DAMAGES = [cut, flip, remove, half_a_json, no_json, other_json, no_curve, other_curve, a_file, a_link]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over(damage, stopped, capfd):
     damage(stopped / "step-00000004")
     tracking = Tracking()
@@ -64,7 +97,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage, stopped, capfd):
 
 
 def test_nothing_sound_left(stopped):
-    for folder in stopped.iterdir():
+    for folder in stopped.glob("step-*"):
         cut(folder)
     tracking = Tracking()
     run(stopped, tracking)
@@ -110,3 +143,36 @@ def test_every_wiring_resumes(tmp_path, wiring):
     state, again = run(tmp_path / "killed", net=model(wiring=wiring))
     assert losses(state) == losses(expected)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_what_others_put_there_is_never_deleted(stopped, capfd):
+    """Names that look like ours: a file, a folder that holds more than a checkpoint, and temporary names."""
+    precious = [
+        stopped / name for name in ("step-00000002", "step-1", "step-notes", ".step-mine.part", ".step-00000002")
+    ]
+    shutil.rmtree(precious[0])
+    for folder in precious:
+        folder.mkdir()
+        (folder / "precious.txt").write_text("mine")
+    a_file(stopped / "step-00000004")
+    run(stopped, keep=1)
+    moved = {path.name: path for path in stopped.glob("*.moved-1")}
+    assert set(moved) == {"step-00000002.moved-1", "step-00000004.moved-1"}
+    assert (moved["step-00000002.moved-1"] / "precious.txt").read_text() == "mine"
+    assert moved["step-00000004.moved-1"].read_text() == "mine"
+    assert all((folder / "precious.txt").exists() for folder in precious[1:])
+    assert "step-00000004: is no checkpoint of this package" in capfd.readouterr().err
+
+
+def test_a_folder_without_our_mark_is_refused(stopped):
+    (stopped / MARK).unlink()
+    with pytest.raises(UserError, match=r"step-00000002.*does not list"):
+        run(stopped)
+    assert names(stopped) == ["step-00000002", "step-00000004"]
+
+
+def test_a_checkpoint_follows_the_umask(stopped):
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path in (stopped / "step-00000004").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask

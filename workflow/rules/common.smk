@@ -7,6 +7,7 @@ from ladder.config import check, check_machine
 from ladder.errors import UserError
 from ladder.init import write_run
 from ladder.plan import Plan, flags
+from ladder.reading import read_yaml
 from ladder.running import alone
 
 # No hub without need, no telemetry, one thread a job unless it takes more; jobs inherit these.
@@ -31,11 +32,14 @@ def stop(error):
     sys.exit(1)
 
 
+CONFIGURATIONS = [
+    os.path.relpath(path)
+    for path in workflow.overwrite_configfiles or ["config/default.yaml"]
+]
 try:
-    check(
-        config,
-        os.path.relpath((workflow.overwrite_configfiles or ["config/default.yaml"])[0]),
-    )
+    for path in CONFIGURATIONS:
+        read_yaml(path)  # snakemake has read them, but takes the last of two equal keys
+    check(config, CONFIGURATIONS[0])
 except UserError as error:
     stop(error)
 
