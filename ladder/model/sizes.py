@@ -5,7 +5,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ladder.errors import UserError, known
-from ladder.reading import read_json
+from ladder.reading import read_json, take
+
+# What no Llama comes near, so that a slip of the pen ends in a sentence and not in a table of that length.
+MOST = {"num_hidden_layers": 10_000, "hidden_size": 10**6, "num_attention_heads": 10**5}
+MOST |= {"intermediate_size": 10**7, "vocab_size": 10**8}
 
 
 @dataclass(frozen=True)
@@ -96,23 +100,23 @@ def of_config(path: str | Path) -> Size:
     Raises UserError for a model of another kind: one with experts, or whose heads are not hidden / heads wide.
     """
     path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    content = read_json(path)
+    content, where = read_json(path), str(path)
     keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
-    try:
-        layers, hidden, heads, width, vocab = (int(content[key]) for key in keys)
-        kv_heads = int(content.get("num_key_value_heads") or heads)
-    except (KeyError, TypeError, ValueError) as error:
+    layers, hidden, heads, width, vocab = (take(content, key, int, where, least=1, most=MOST[key]) for key in keys)
+    kv_heads = take(content, "num_key_value_heads", int, where, heads, least=1, most=heads)
+    positions = take(content, "max_position_embeddings", int, where, 2048, least=1)
+    if expert := next((key for key in content if "expert" in key and content[key]), None):
+        raise UserError(f"{path}: {expert} = {content[expert]!r}: models with experts are not known here")
+    if hidden % heads or heads % kv_heads:
         raise UserError(
-            f"{path}: not the config.json of a Llama model ({error!r}); it needs {', '.join(keys)}"
-        ) from None
-    if found := next((key for key in content if "expert" in key and content[key]), None):
-        raise UserError(f"{path}: {found} = {content[found]!r}: models with experts are not known here")
-    if (content.get("head_dim") or hidden // heads) != hidden // heads or min(layers, hidden, heads, kv_heads) < 1:
-        raise UserError(f"{path}: heads of {content.get('head_dim')} are not hidden / heads ({hidden} / {heads}) wide")
-    tied = bool(content.get("tie_word_embeddings"))
-    return Size(
-        layers, hidden, heads, kv_heads, width, vocab, tied, int(content.get("max_position_embeddings") or 2048)
-    )
+            f"{path}: num_attention_heads {heads} must divide hidden_size {hidden}, and num_key_value_heads {kv_heads} "
+            "must divide it; correct them"
+        )
+    head_dim = take(content, "head_dim", int, where, hidden // heads)
+    if head_dim != hidden // heads:
+        raise UserError(f"{path}: heads of {head_dim} are not hidden / heads ({hidden} / {heads}) wide")
+    tied = take(content, "tie_word_embeddings", bool, where, False)
+    return Size(layers, hidden, heads, kv_heads, width, vocab, tied, positions)
 
 
 def row(name: str) -> dict:
