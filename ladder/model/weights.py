@@ -36,7 +36,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / SINGLE).is_file() and (folder / INDEX).is_file():
         weight_map = read_json(folder / INDEX).get("weight_map")
         names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        if not names or not all(isinstance(name, str) and Path(name).name == name != ".." for name in names):
             raise UserError(f"{folder / INDEX}: no weight_map from tensors to files beside it; download it again")
         names = sorted(set(names))
     for name in names:
