@@ -100,25 +100,33 @@ def wrap(model, tokenizer, batch: int, max_length: int | None):
     that are no numbers, raise UserError: neither gives a result."""
     from lm_eval.models.huggingface import HFLM
 
-    def known(model, args, kwargs):
-        ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
-        if ids is not None and ids.max() >= model.config.vocab_size:
-            token = tokenizer.convert_ids_to_tokens(int(ids.max()))
+    def known(ids):
+        if len(ids) and (most := int(max(ids))) >= model.config.vocab_size:
             raise UserError(
-                f"its token {token!r} is number {int(ids.max())}, but the model has a vocab_size of "
-                f"{model.config.vocab_size}; use the tokenizer that the model was trained with"
+                f"its token {tokenizer.convert_ids_to_tokens(most)!r} is number {most}, but the model has a vocab_size "
+                f"of {model.config.vocab_size}; use the tokenizer that the model was trained with"
             )
+        return ids
 
-    def finite(model, args, kwargs, output):
+    class Model(HFLM):
+        def tok_encode(self, *args, **kwargs):
+            return known(super().tok_encode(*args, **kwargs))
+
+        def tok_batch_encode(self, *args, **kwargs):  # padding too
+            ids, mask = super().tok_batch_encode(*args, **kwargs)
+            known(ids.flatten().tolist())
+            return ids, mask
+
+    def finite(model, args, output):
         if not output.logits.amax(-1).isfinite().all():
             raise UserError(
                 f"the model's logits are no finite numbers; it may have been damaged in training, or its numbers may "
                 f"be too large for {str(model.dtype).removeprefix('torch.')}"
             )
 
-    model.register_forward_pre_hook(known, with_kwargs=True)
-    model.register_forward_hook(finite, with_kwargs=True)
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=max_length, trust_remote_code=False)
+    model.register_forward_hook(finite)
+    how = {"batch_size": batch, "max_length": max_length, "trust_remote_code": False}
+    return Model(pretrained=model, tokenizer=tokenizer, **how)
 
 
 def run(lm, loaded: dict, *, limit: int | None, seed: int, chat: bool = False, unsafe_code: bool = False) -> dict:
