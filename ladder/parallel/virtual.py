@@ -8,7 +8,6 @@ Shapes: B batch, S tokens, T ranks, D hidden size.
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from ladder.parallel.communicators import Landed
 from ladder.parallel.slicing import style
@@ -22,15 +21,21 @@ ELSEWHERE = (
 def check_whole(linear: nn.Linear) -> None:
     """Refuse to compute T ranks on a part of a weight: another engine's tensor parallelism has split it, and what it
     computes is another function than the T ranks that the model was trained with."""
-    weight = linear.weight
-    if isinstance(weight, DTensor) or weight.shape != (linear.out_features, linear.in_features):
+    weight = linear.weight  # "placements": of a DTensor
+    if hasattr(weight, "placements") or weight.shape != (linear.out_features, linear.in_features):
         raise RuntimeError(f"tensor parallelism has split {linear}: {ELSEWHERE}")
+
+
+def check_ours(layers: nn.ModuleList) -> None:
+    """Refuse layers that another engine has put in the place of those that give each rank's partial sum."""
+    for layer in layers:
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            if not isinstance(linear, Rowwise):
+                raise RuntimeError(f"{linear} does not compute each rank's share: {ELSEWHERE}")
 
 
 def all_reduce(partial: torch.Tensor) -> Landed:
     """[B, S, T, D] -> [B, S, 1, D]: the sum that every rank gets."""
-    if partial.dim() != 4:
-        raise RuntimeError(f"{tuple(partial.shape)} is not a partial sum of each rank: {ELSEWHERE}")
     return Landed(partial.sum(2, keepdim=True))
 
 

@@ -15,6 +15,7 @@ from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.model.checkpoint import load
 from ladder.model.opened import Checkpoint
+from ladder.model.sizes import of_config
 from ladder.reading import read_json
 
 IDS = torch.arange(12).view(2, 6)
@@ -185,6 +186,11 @@ def integers(folder):
     stored(folder, model__norm__weight=torch.ones(96, dtype=torch.int32))
 
 
+def huge_tokenizer(folder):
+    with (folder / "tokenizer.json").open("ab") as file:
+        file.truncate(1 << 30)  # a hole: nothing is written
+
+
 def sentencepiece_only(folder):
     no_tokenizer(folder)
     (folder / "tokenizer.model").write_bytes(b"x")
@@ -239,6 +245,7 @@ REFUSED = [
     (leaving_link, "leads out of the directory"),
     (leaving_license, "leads out of the directory"),
     (integers, "I32"),
+    (huge_tokenizer, "tokenizer.json: has 1,073,741,824 bytes"),
     (sentencepiece_only, "tokenizer.model"),
     (no_tokenizer, "tokenizer.json"),
 ]
@@ -269,6 +276,25 @@ def test_an_index_that_is_none(llama, text):
     (source / "model.safetensors.index.json").write_text(text)
     with pytest.raises(UserError, match=r"index\.json"):
         load(source)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000"),
+        ({"num_attention_heads": 8.5}, "num_attention_heads is 8.5"),
+        ({"num_attention_heads": 7}, "num_attention_heads 7"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
+        ({"vocab_size": None}, "vocab_size"),
+    ],
+)
+def test_a_configuration_alone(llama, changes, words):
+    file = llama() / "config.json"
+    configured(file.parent, **changes)
+    with pytest.raises(UserError, match=words) as error:
+        of_config(file)
+    assert str(file) in str(error.value)
 
 
 def test_a_hub_s_cache_links_to_its_blobs(llama, tmp_path):
