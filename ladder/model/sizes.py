@@ -101,8 +101,10 @@ def of_config(path: str | Path) -> Size:
     """
     path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     content, where = read_json(path), str(path)
-    keys = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
-    layers, hidden, heads, width, vocab = (take(content, key, int, where, least=1, most=MOST[key]) for key in keys)
+    if missing := [key for key in MOST if content.get(key) is None]:
+        raise UserError(f"{path}: not the config.json of a Llama model: {missing[0]} is missing")
+    counts = (take(content, key, int, where, least=1, most=most) for key, most in MOST.items())
+    layers, hidden, heads, width, vocab = counts
     kv_heads = take(content, "num_key_value_heads", int, where, heads, least=1, most=heads)
     positions = take(content, "max_position_embeddings", int, where, 2048, least=1)
     if expert := next((key for key in content if "expert" in key and content[key]), None):

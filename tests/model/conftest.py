@@ -1,6 +1,7 @@
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from ladder.model.sizes import size
 
@@ -27,6 +28,8 @@ def tokenizer(tmp_path_factory):
 def make_llama(tokenizer):
     """``make_llama(folder, shards=2, dtype=..., ...)`` writes a foreign Llama directory with these changes of its
     configuration."""
+
+    disable_progress_bar()
 
     def make(folder, shards=2, dtype=torch.float32, **changes):
         torch.manual_seed(0)
