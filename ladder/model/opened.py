@@ -39,6 +39,14 @@ CARRIED = (
 )
 OURS = ("wiring", "tensor_parallel_size", "auto_map", "wiring_rows")  # keys of config.json that a plain Llama has not
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of weights: ours, torch's
+NEVER_NULL = (
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "hidden_act",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+)
 # Of these transformers knows the meaning; it takes seconds to import, so it is asked about others only.
 COMMON = {"rope_type": ("default", "llama3", "linear"), "hidden_act": ("silu",)}
 
@@ -162,7 +170,9 @@ def card(folder: str | Path) -> dict:
         take(info, key, str, str(file), None if key == "variant" else REQUIRED)
     for key in ("seed", "tp"):
         take(info, key, int, str(file), None)
-    digests = take(info, "sha256", dict, str(file), {})
+    if "sha256" in info:
+        info["sha256"] = take(info, "sha256", dict, str(file), {})
+    digests = info.get("sha256", {})
     for name, value in digests.items():
         if not isinstance(value, str) or Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{file}: sha256 of {name!r} is not the digest of a file beside it; copy it again")
@@ -212,6 +222,8 @@ def checked(config: dict, file: Path) -> dict:
         method = method.get("quant_method", "by an unknown method") if isinstance(method, dict) else method
         raise UserError(f"{file}: its weights are quantised ({method}); convert the original and quantise the result")
     where, config = str(file), dict(config)
+    if null := next((key for key in NEVER_NULL if config.get(key, key) is None), None):
+        raise UserError(f"{file}: {null} is null; give its value, or leave it out for transformers' default")
     for key, most in MOST.items():
         take(config, key, int, where, least=1, most=most)
     hidden, heads, vocab = (config[key] for key in ("hidden_size", "num_attention_heads", "vocab_size"))
@@ -225,7 +237,8 @@ def checked(config: dict, file: Path) -> dict:
         raise UserError(f"{file}: head_dim is {head}; rotary positions need an even one")
     config["max_position_embeddings"] = take(config, "max_position_embeddings", int, where, 2048, least=1)
     take(config, "rms_norm_eps", float, where, 1e-6, least=0)
-    for key in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
+    take(config, "num_labels", int, where, 2, least=0, most=10**6)  # transformers makes a name for each
+    for key in FLAGS:
         config[key] = take(config, key, bool, where, False)
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
         ids = config.get(key) if isinstance(config.get(key), list) and key == "eos_token_id" else [config.get(key)]
