@@ -39,14 +39,8 @@ CARRIED = (
 )
 OURS = ("wiring", "tensor_parallel_size", "auto_map", "wiring_rows")  # keys of config.json that a plain Llama has not
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of weights: ours, torch's
-NEVER_NULL = (
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "hidden_act",
-    "tie_word_embeddings",
-    "attention_bias",
-    "mlp_bias",
-)
+FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias")
+NEVER_NULL = ("max_position_embeddings", "rms_norm_eps", "hidden_act", *FLAGS)
 # Of these transformers knows the meaning; it takes seconds to import, so it is asked about others only.
 COMMON = {"rope_type": ("default", "llama3", "linear"), "hidden_act": ("silu",)}
 
