@@ -3,7 +3,7 @@
 What a kernel reaches of them is not here: that is fitted or measured. A .json file describes one that has no row.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
@@ -147,6 +147,29 @@ DEVICES = {
 }
 
 
+# What torch.cuda.get_device_name() says -> row. A board with another peak or memory has another name.
+REPORTED = {
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H100 PCIe": "h100-pcie",
+    "NVIDIA H200": "h200",
+    "NVIDIA B200": "b200",
+    "NVIDIA GB200": "gb200",
+    "NVIDIA A100-SXM4-80GB": "a100-80g",
+    "NVIDIA A100 80GB PCIe": "a100-80g",
+    "NVIDIA A100-SXM4-40GB": "a100-40g",
+    "NVIDIA A100-PCIE-40GB": "a100-40g",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA L4": "l4",
+    "NVIDIA GeForce RTX 4090": "rtx-4090",
+    "AMD Instinct MI300X": "mi300x",
+}
+
+
+def reported(name: str) -> Device | None:
+    """The row of what torch calls ``name``; None: the table has no such board."""
+    return DEVICES.get(REPORTED.get(name, ""))
+
+
 def device(name: str | Path) -> Device:
     """The row called ``name``, or what a .json file says: {"device": {"name": ..., ...}}, the fields of Device.
 
@@ -164,8 +187,3 @@ def device(name: str | Path) -> Device:
             f'{name}: not a device ({error}); write {{"device": {{...}}}} with name, words, memory_bytes, bandwidth '
             "(bytes/s), flops and source, and power_w (watts) if you know it"
         ) from None
-
-
-def rows() -> list[dict]:
-    """The table as plain values, for a page: bytes, bytes/s, FLOP/s, watts."""
-    return [asdict(row) for row in DEVICES.values()]

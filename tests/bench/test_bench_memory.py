@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_iter
 from ladder.bench import memory
 from ladder.bench.memory import check_fits, in_flight, need
 from ladder.bench.plain import Decoder, random_weight
+from ladder.cost import GIB
 from ladder.errors import UserError
-from ladder.memory import GIB
 from ladder.model.modeling import LadderConfig, build
 from ladder.model.sizes import SIZES
 from ladder.parallel.communicators import Solo
