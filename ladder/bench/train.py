@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("`ladder bench train` times one device; start it without torchrun")
     for wiring in args.wirings:
         chosen = Wiring.parse(wiring)
-        if chosen.tied or chosen.of_model(shape.layers).table(shape.layers).signal:
+        if (chosen.tied and not chosen.timing_only) or chosen.of_model(shape.layers).table(shape.layers).signal:
             raise UserError(
                 f"wiring {wiring!r} has parameters or ranks of its own, and all wirings are timed on one set of "
                 "weights; leave it out"
