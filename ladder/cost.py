@@ -94,19 +94,11 @@ def part(model, tp=1, split_vocabulary: bool = False, signal: bool = False) -> P
     """
     of = model if hasattr(model, "hidden_size") else SimpleNamespace(**model.config())
     head = getattr(of, "head_dim", None) or of.hidden_size // of.num_attention_heads
-    return Part(
-        of.num_hidden_layers,
-        of.hidden_size,
-        head,
-        -(-of.num_attention_heads // tp) * head,
-        -(-of.num_key_value_heads // tp) * head,
-        -(-of.intermediate_size // tp),
-        -(-of.vocab_size // tp) if split_vocabulary else of.vocab_size,
-        of.tie_word_embeddings,
-        getattr(of, "attention_bias", False),
-        getattr(of, "mlp_bias", False),
-        signal,
-    )
+    heads = (of.num_attention_heads, of.num_key_value_heads)
+    widths = (*(-(-count // tp) * head for count in heads), -(-of.intermediate_size // tp))
+    vocab = -(-of.vocab_size // tp) if split_vocabulary else of.vocab_size
+    biases = (getattr(of, key, False) for key in ("attention_bias", "mlp_bias"))
+    return Part(of.num_hidden_layers, of.hidden_size, head, *widths, vocab, of.tie_word_embeddings, *biases, signal)
 
 
 def eager_prefill(part: Part, batch: int, prompt: int, dtype_bytes: int, in_flight: int) -> int:
@@ -155,14 +147,14 @@ class Training(NamedTuple):
 
 
 def training(
-    part: Part, tokens: int, of_compute: int, *, shard: int, gathered: bool, recompute: bool, logits: int
+    part: Part, tokens: int, dtype_bytes: int, *, shard: int, gathered: bool, recompute: bool, logits: int
 ) -> Training:
-    """tokens: of a micro-batch. of_compute: bytes of a number in forward and backward. shard: ranks that share the
-    states; gathered: weights come from them when they are needed. logits: those that are there at once."""
-    inside = [numbers * of_compute for numbers in part.kept]
+    """Of one rank. tokens: of a micro-batch. dtype_bytes: of a number in forward and backward. shard: ranks that share
+    the states; gathered: weights come from them when they are needed. logits: those that are there at once."""
+    inside = [numbers * dtype_bytes for numbers in part.kept]
     # Kept of each module: its input, and what its norm needs, in fp32 too; unless recomputed, what is inside of it.
-    a_layer = 2 * part.hidden * (2 * of_compute + 8)
+    a_layer = 2 * part.hidden * (2 * dtype_bytes + 8)
     kept = part.layers * a_layer + (max(inside) if recompute else part.layers * sum(inside))
     # Gathered: what is outside of attention and MLP with its gradient, and two modules with one's gradient.
-    weights = of_compute * (2 * part.outside + 3 * max(part.attention, part.mlp)) if gathered else 0
-    return Training(16 * part.weights // shard, weights + tokens * kept + logits * (of_compute + 12))
+    weights = dtype_bytes * (2 * part.outside + 3 * max(part.attention, part.mlp)) if gathered else 0
+    return Training(16 * part.weights // shard, weights + tokens * kept + logits * (dtype_bytes + 12))

@@ -85,19 +85,16 @@ def check_fits(
     dtype_bytes: int,
     replicate_kv: bool = False,
     *,
-    prompt: int | None = None,
-    caches: int = 1,
-    in_flight: int = 2,
     extra: int = 0,
     sharing: int = 1,
+    **choices,
 ) -> Memory:
-    """What the model called ``name`` needs on a rank (:func:`need`), if ``device`` has that much.
+    """What the model called ``name`` needs on a rank (:func:`need`, with its ``choices``), if ``device`` has that much.
 
     extra: bytes of a rank beside it, as the check of logits needs. sharing: ranks that share the device's memory (those
     of one machine, on CPU). Raises UserError with what would fit.
     """
     free = available(device)
-    choices = {"prompt": prompt, "caches": caches, "in_flight": in_flight}
 
     def of(tp: int = tp, batch: int = batch, layers: int | None = None, replicate_kv: bool = replicate_kv) -> int:
         return need(config, tp, batch, length, dtype_bytes, replicate_kv, layers=layers, **choices).total
