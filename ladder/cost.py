@@ -94,11 +94,12 @@ def part(model, tp=1, split_vocabulary: bool = False, signal: bool = False) -> P
     """
     of = model if hasattr(model, "hidden_size") else SimpleNamespace(**model.config())
     head = getattr(of, "head_dim", None) or of.hidden_size // of.num_attention_heads
-    heads = (of.num_attention_heads, of.num_key_value_heads)
-    widths = (*(-(-count // tp) * head for count in heads), -(-of.intermediate_size // tp))
-    vocab = -(-of.vocab_size // tp) if split_vocabulary else of.vocab_size
-    biases = (getattr(of, key, False) for key in ("attention_bias", "mlp_bias"))
-    return Part(of.num_hidden_layers, of.hidden_size, head, *widths, vocab, of.tie_word_embeddings, *biases, signal)
+    queries, keys = (-(-count // tp) * head for count in (of.num_attention_heads, of.num_key_value_heads))
+    width, vocab = (-(-count // tp) for count in (of.intermediate_size, of.vocab_size))
+    vocab = vocab if split_vocabulary else of.vocab_size
+    biases = {key: getattr(of, key, False) for key in ("attention_bias", "mlp_bias")}
+    shape = (of.num_hidden_layers, of.hidden_size, head, queries, keys, width, vocab, of.tie_word_embeddings)
+    return Part(*shape, **biases, signal=signal)
 
 
 def eager_prefill(part: Part, batch: int, prompt: int, dtype_bytes: int, in_flight: int) -> int:
