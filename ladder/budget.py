@@ -1,9 +1,10 @@
 """Roughly what a plan takes, for people who must ask for hours and disk."""
 
+from ladder.cost import part, training_flops
 from ladder.model.sizes import size
 from ladder.plan import Plan, listed
 
-PEAK, MFU = 989e12, 0.4  # bf16 FLOP/s of an H100, and the share of it assumed
+REACHED = 395.6e12  # FLOP/s assumed of training on an H100: two fifths of its peak in bf16
 
 
 def gpu_hours(plan: Plan) -> dict[str, float]:
@@ -11,9 +12,9 @@ def gpu_hours(plan: Plan) -> dict[str, float]:
 
     def train(run: dict) -> float:
         shape = size(run["size"])
-        per_token = 6 * shape.parameters + 6 * shape.layers * shape.hidden * run["sequence"]  # causal attention
+        per_token = training_flops(part(shape), shape.parameters, run["sequence"])  # embeddings count too
         passes = 4 / 3 if run.get("teacher") else 1  # forward is a third of forward and backward
-        return passes * run["steps"] * run["batch"] * run["sequence"] * per_token / (PEAK * MFU) / 3600
+        return passes * run["steps"] * run["batch"] * run["sequence"] * per_token / REACHED / 3600
 
     checkpoints = sum(len(group["checkpoints"]) for group in plan.evaluate.values())
     points = sum(job["gpus"] * len(job["records"]) for job in plan.bench.values())

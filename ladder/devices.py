@@ -3,7 +3,7 @@
 What a kernel reaches of them is not here: that is fitted or measured. A .json file describes one that has no row.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
@@ -37,114 +37,52 @@ class Device:
 
 
 MIB = 2**20
+TOTAL, SPARSE = "; memory: CUDA's total", " (half of its figure with sparsity); memory: CUDA's total"
+H100, H200, A100 = (f"NVIDIA {name} Tensor Core GPU data sheet" for name in ("H100", "H200", "A100"))
+B200 = f"NVIDIA DGX B200 and HGX B200 data sheets, an eighth of the system{SPARSE}"
+GB200 = f"NVIDIA GB200 NVL72 data sheet, a 72nd of the rack{SPARSE}"
+A100_40G = f"{A100}{TOTAL} (deviceQuery in github.com/bottlerocket-os/bottlerocket/pull/3873)"
+L40S, L4 = f"NVIDIA L40S data sheet{TOTAL}, with ECC", f"NVIDIA L4 data sheet{SPARSE}, with ECC"
+ADA = f"NVIDIA Ada GPU architecture white paper, appendix A (fp16 with fp32 accumulate){TOTAL}"
+MI300X = "AMD Instinct MI300X data sheet; memory: HIP's total"
 
-DEVICES = {
-    row.name: row
-    for row in (
-        Device(
-            "h100",
-            "NVIDIA H100 SXM5, 80 GB HBM3",
-            81089 * MIB,
-            3.35e12,
-            989.4e12,
-            "NVIDIA H100 Tensor Core GPU data sheet (half of its figure with sparsity); memory: CUDA's total",
-            700,
-        ),
-        Device(
-            "h100-pcie",
-            "NVIDIA H100 PCIe, 80 GB HBM2e",
-            81008 * MIB,
-            2.0e12,
-            756.5e12,
-            "NVIDIA H100 Tensor Core GPU data sheet (half of its figure with sparsity); memory: CUDA's total",
-            350,
-        ),
-        Device(
-            "h200",
-            "NVIDIA H200 SXM, 141 GB HBM3e",
-            143156 * MIB,
-            4.8e12,
-            989.4e12,
-            "NVIDIA H200 Tensor Core GPU data sheet (half of its figure with sparsity); memory: CUDA's total",
-            700,
-        ),
-        Device(
-            "b200",
-            "NVIDIA B200 SXM, 180 GB HBM3e",
-            182642 * MIB,
-            8.0e12,
-            2.25e15,
-            "NVIDIA DGX B200 and HGX B200 data sheets, an eighth of the system (half of its figure with sparsity); "
-            "memory: CUDA's total",
-            1000,
-        ),
-        Device(
-            "gb200",
-            "NVIDIA GB200 (one GPU of an NVL72 rack), 186 GB HBM3e",
-            188733 * MIB,
-            8.0e12,
-            2.5e15,
-            "NVIDIA GB200 NVL72 data sheet, a 72nd of the rack (half of its figure with sparsity); "
-            "memory: CUDA's total",
-            1200,
-        ),
-        Device(
-            "a100-80g",
-            "NVIDIA A100 SXM4, 80 GB HBM2e",
-            81050 * MIB,
-            2.039e12,
-            312e12,
-            "NVIDIA A100 Tensor Core GPU data sheet; memory: CUDA's total",
-            400,
-        ),
-        Device(
-            "a100-40g",
-            "NVIDIA A100 SXM4, 40 GB HBM2",
-            42298834944,
-            1.555e12,
-            312e12,
-            "NVIDIA A100 Tensor Core GPU data sheet; memory: CUDA's total "
-            "(deviceQuery in github.com/bottlerocket-os/bottlerocket/pull/3873)",
-            400,
-        ),
-        Device(
-            "l40s",
-            "NVIDIA L40S, 48 GB GDDR6, PCIe",
-            45455 * MIB,
-            864e9,
-            362.05e12,
-            "NVIDIA L40S data sheet; memory: CUDA's total, with ECC",
-            350,
-        ),
-        Device(
-            "l4",
-            "NVIDIA L4, 24 GB GDDR6, PCIe",
-            22559 * MIB,
-            300e9,
-            121e12,
-            "NVIDIA L4 data sheet (half of its figure with sparsity); memory: CUDA's total, with ECC",
-            72,
-        ),
-        Device(
-            "rtx-4090",
-            "NVIDIA GeForce RTX 4090, 24 GB GDDR6X, PCIe",
-            24084 * MIB,
-            1.008e12,
-            165.2e12,
-            "NVIDIA Ada GPU architecture white paper, appendix A (fp16 with fp32 accumulate); memory: CUDA's total",
-            450,
-        ),
-        Device(
-            "mi300x",
-            "AMD Instinct MI300X, 192 GB HBM3",
-            196588 * MIB,
-            5.3e12,
-            1307.4e12,
-            "AMD Instinct MI300X data sheet; memory: HIP's total",
-            750,
-        ),
-    )
+# name, words, memory_bytes, bandwidth, flops, source, power_w
+_ROWS = (
+    ("h100", "NVIDIA H100 SXM5, 80 GB HBM3", 81089 * MIB, 3.35e12, 989.4e12, H100 + SPARSE, 700),
+    ("h100-pcie", "NVIDIA H100 PCIe, 80 GB HBM2e", 81008 * MIB, 2.0e12, 756.5e12, H100 + SPARSE, 350),
+    ("h200", "NVIDIA H200 SXM, 141 GB HBM3e", 143156 * MIB, 4.8e12, 989.4e12, H200 + SPARSE, 700),
+    ("b200", "NVIDIA B200 SXM, 180 GB HBM3e", 182642 * MIB, 8.0e12, 2.25e15, B200, 1000),
+    ("gb200", "NVIDIA GB200 (one GPU of an NVL72 rack), 186 GB HBM3e", 188733 * MIB, 8.0e12, 2.5e15, GB200, 1200),
+    ("a100-80g", "NVIDIA A100 SXM4, 80 GB HBM2e", 81050 * MIB, 2.039e12, 312e12, A100 + TOTAL, 400),
+    ("a100-40g", "NVIDIA A100 SXM4, 40 GB HBM2", 42298834944, 1.555e12, 312e12, A100_40G, 400),
+    ("l40s", "NVIDIA L40S, 48 GB GDDR6, PCIe", 45455 * MIB, 864e9, 362.05e12, L40S, 350),
+    ("l4", "NVIDIA L4, 24 GB GDDR6, PCIe", 22559 * MIB, 300e9, 121e12, L4, 72),
+    ("rtx-4090", "NVIDIA GeForce RTX 4090, 24 GB GDDR6X, PCIe", 24084 * MIB, 1.008e12, 165.2e12, ADA, 450),
+    ("mi300x", "AMD Instinct MI300X, 192 GB HBM3", 196588 * MIB, 5.3e12, 1307.4e12, MI300X, 750),
+)
+DEVICES = {row[0]: Device(*row) for row in _ROWS}
+
+# What torch.cuda.get_device_name() says -> row. A board with another peak or memory has another name.
+REPORTED = {
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H100 PCIe": "h100-pcie",
+    "NVIDIA H200": "h200",
+    "NVIDIA B200": "b200",
+    "NVIDIA GB200": "gb200",
+    "NVIDIA A100-SXM4-80GB": "a100-80g",
+    "NVIDIA A100 80GB PCIe": "a100-80g",
+    "NVIDIA A100-SXM4-40GB": "a100-40g",
+    "NVIDIA A100-PCIE-40GB": "a100-40g",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA L4": "l4",
+    "NVIDIA GeForce RTX 4090": "rtx-4090",
+    "AMD Instinct MI300X": "mi300x",
 }
+
+
+def reported(name: str) -> Device | None:
+    """The row of what torch calls ``name``; None: the table has no such board."""
+    return DEVICES.get(REPORTED.get(name, ""))
 
 
 def device(name: str | Path) -> Device:
@@ -174,8 +112,3 @@ def of_content(content: dict, path: str) -> Device:
             f'{path}: not a device ({error}); write {{"device": {{...}}}} with name, words, memory_bytes, bandwidth '
             "(bytes/s), flops and source, and power_w (watts) if you know it"
         ) from None
-
-
-def rows() -> list[dict]:
-    """The table as plain values, for a page: bytes, bytes/s, FLOP/s, watts."""
-    return [asdict(row) for row in DEVICES.values()]

@@ -1,7 +1,9 @@
 """Errors that are the user's to mend."""
 
+import contextlib
 import errno
 import re
+from collections.abc import Iterator
 
 
 class UserError(ValueError):
@@ -42,3 +44,19 @@ def sentence(error: BaseException) -> str | None:
     numbers = [int(one or other) for one, other in WRAPPED.findall(str(error))]
     numbers += [number for words, number in SAID.items() if words in str(error)]
     return next((CURES[number] for number in numbers if number in CURES), None)
+
+
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Errors of a library that reads somebody's file become a UserError: ``where``, then the library's first line."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # libraries raise nothing more precise: KeyError, TypeError, Exception itself
+        if isinstance(error.__cause__, UserError):  # of our own validation, wrapped by theirs
+            raise UserError(f"{where} ({error.__cause__})") from error
+        cause = error.__cause__ if type(error).__name__.startswith("StrictDataclass") and error.__cause__ else error
+        reason = (str(cause).strip().splitlines() or [""])[0][:300]
+        name = f"{type(cause).__name__}: " if isinstance(cause, KeyError | AttributeError | TypeError) else ""
+        raise UserError(f"{where} ({name}{reason or type(cause).__name__})") from error

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-GIB = 2**30
 SYSTEM = Path("/")
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from ladder.devices import DEVICES, Device, device, rows
+from ladder.devices import DEVICES, REPORTED, Device, device, reported
 from ladder.errors import UserError
 from ladder.files import write_json
 
@@ -82,7 +82,7 @@ def test_a_file_of_something_else_is_one_sentence(tmp_path, text):
         device(path)
 
 
-def test_rows_are_plain_values():
-    table = json.loads(json.dumps(rows()))
-    assert [row["name"] for row in table] == list(DEVICES)
-    assert table[0] == asdict(DEVICES["h100"])
+def test_what_torch_reports_is_a_row():
+    assert set(REPORTED.values()) == set(DEVICES)
+    assert reported("NVIDIA GB200") is DEVICES["gb200"]
+    assert reported("NVIDIA H200 NVL") is None

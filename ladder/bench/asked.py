@@ -2,12 +2,11 @@
 
 import argparse
 import os
-from math import prod
 
 import torch
 
 from ladder.bench.grid import Shape
-from ladder.bench.memory import check_fits, in_flight, need, shapes
+from ladder.bench.memory import check_fits, in_flight, need, rank_part
 from ladder.bench.point import DTYPES, Point
 from ladder.bench.ranks import BACKENDS
 from ladder.errors import UserError, known
@@ -17,8 +16,6 @@ from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
 from ladder.parallel.slicing import check_degree
 from ladder.wiring import Wiring, table
-
-FUSED = tuple(f"{name}_proj.weight" for name in ("q", "k", "v", "gate", "up"))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -93,8 +90,9 @@ def fits(args: argparse.Namespace, shape: Shape) -> None:
     chosen = {"prompt": shape.prompt, "in_flight": flight}
     wanted = need(this.config, shape.tp, shape.batch, this.length, size, args.replicate_kv, **chosen).total
     # The check of logits: the whole model in fp32, and once more what its shards fuse.
-    sizes = {name: prod(shape) for name, shape in shapes(this.checked().config).items()}
-    whole = 4 * sum(sizes.values()) + 4 * sum(sizes[name] for name in sizes if name.endswith(FUSED))
+    part = rank_part(this.checked().config)
+    fused = part.layers * part.hidden * (part.queries + 2 * part.keys + 2 * part.intermediate)
+    whole = 4 * (part.weights + fused)
     chosen["caches"] = len(args.wirings) * len(args.compute)
     sharing = 1 if args.emulate or args.device == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", shape.tp))
     chosen |= {"extra": max(0, whole - wanted) // sharing, "sharing": sharing}

@@ -8,11 +8,10 @@ can be faster (a sum of 1 GiB on two CPU cores: up to a fifth), so a step may ex
 import contextlib
 import time
 from collections.abc import Iterator
-from math import prod
 
 import torch
 
-from ladder.bench.memory import kv_bytes, shard_shapes
+from ladder.bench.memory import rank_part
 from ladder.bench.statistics import estimate
 from ladder.memory import available
 from ladder.model.modeling import LadderConfig
@@ -75,9 +74,6 @@ def step_bytes(
     Of an embedding that is not also the head, only the rows of the step's tokens are read. Activations stay in caches
     and are not counted, nor are the K and V that the step writes.
     """
-    shard = shard_shapes(config, tp, replicate_kv)
-    weights = sum(map(prod, shard.values()))
-    if "lm_head.weight" in shard:
-        rows, width = shard["model.embed_tokens.weight"]
-        weights -= max(0, rows - batch) * width
-    return weights * dtype_bytes + kv_bytes(shard, batch, length, dtype_bytes)
+    part = rank_part(config, tp, replicate_kv)
+    not_read = 0 if part.tied else max(0, part.vocab - batch) * part.hidden
+    return (part.weights - not_read + part.kv(batch, length)) * dtype_bytes

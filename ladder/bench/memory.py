@@ -1,26 +1,21 @@
-"""Will it fit? What one rank needs, counted from the model's parameters and the slicing plan before any weight is made.
+"""Will it fit? What one rank needs, counted from the model's shape before any weight is made.
 
 Everything is in bytes unless it says GiB.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import ceil, prod
+from math import ceil
 
 import torch
 
+from ladder.cost import GIB, Part, eager_prefill, part
 from ladder.errors import UserError
-from ladder.memory import GIB, available
-from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.memory import available
+from ladder.model.modeling import LadderConfig
 from ladder.parallel import slicing
 from ladder.residual import Table
-
-# Hidden states that live at once in prefill beside those of sums under way: the stream, what is read of it, its norm,
-# partial outputs, and what is being added up.
-STREAMS = 8
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -38,29 +33,10 @@ class Memory:
         return self.weights + max(self.loading, self.kv + self.activations)
 
 
-def shapes(config: LadderConfig) -> Shapes:
-    """Shape of each parameter of the whole model, tied ones once."""
-    with torch.device("meta"):
-        return {name: tuple(parameter.shape) for name, parameter in LadderForCausalLM(config).named_parameters()}
-
-
-def shard_shapes(config: LadderConfig, tp: int, replicate_kv: bool = False, whole: Shapes | None = None) -> Shapes:
-    """The same of one of ``tp`` ranks, embeddings and head replicated (as :func:`ladder.model.modeling.build` does).
-
-    All ranks' are alike: a degree that does not divide is refused (UserError). whole: of the whole model, if known.
-    """
+def rank_part(config: LadderConfig, tp: int = 1, replicate_kv: bool = False) -> Part:
+    """One of ``tp`` ranks' part, all of them alike: a degree that does not divide is refused (UserError)."""
     slicing.check_degree(config, tp, replicate_kv=replicate_kv)
-    found = {}
-    for name, shape in (shapes(config) if whole is None else whole).items():
-        index = slicing.part(name, shape, 0, tp, config)
-        found[name] = tuple(len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True))
-    return found
-
-
-def kv_bytes(shard: Shapes, batch: int, length: int, dtype_bytes: int) -> int:
-    """K and V of ``length`` positions: as wide as the rank's own projections."""
-    width = sum(shape[0] for name, shape in shard.items() if name.endswith(("k_proj.weight", "v_proj.weight")))
-    return width * batch * length * dtype_bytes
+    return part(config, tp, signal=config.rows().signal)
 
 
 def need(
@@ -74,33 +50,21 @@ def need(
     prompt: int | None = None,
     caches: int = 1,
     in_flight: int = 2,
+    layers: int | None = None,
 ) -> Memory:
     """What one of ``tp`` ranks needs to generate ``batch`` sequences of ``length`` tokens (prompt and new ones).
 
     prompt: tokens of a prefill (default: ``length``, the most). caches: wirings timed in one process have one each.
-    in_flight: the most of the wirings' :func:`in_flight` (default: ladder's).
+    in_flight: the most of the wirings' :func:`in_flight` (default: ladder's). layers: that many instead of all.
 
-    Weights and caches are exact. Activations are an estimate of eager prefill's peak: per token STREAMS + ``in_flight``
-    hidden states, and the larger of the norm (two in fp32) and the widest module: attention keeps Q, K and V before and
-    after rotation and its output; the MLP keeps gate and up in one, the activated gate, and the product. Then the
-    logits of the last position. Attention itself is taken to be a fused kernel, without a matrix of scores.
+    Weights and caches are exact, activations an estimate of eager prefill's peak.
     """
-    choices = {"prompt": prompt, "caches": caches, "in_flight": in_flight}
-    return _need(config, shapes(config), tp, batch, length, dtype_bytes, replicate_kv, **choices)
-
-
-def _need(config, whole: Shapes, tp, batch, length, dtype_bytes, replicate_kv, *, prompt, caches, in_flight) -> Memory:
-    shard = shard_shapes(config, tp, replicate_kv, whole)
-    queries, keys = (shard[f"model.layers.0.self_attn.{name}_proj.weight"][0] for name in "qk")
-    intermediate, hidden = shard["model.layers.0.mlp.gate_proj.weight"]
-    module = max(3 * queries + 4 * keys, 4 * intermediate) * dtype_bytes
-    token = (STREAMS + in_flight) * hidden * dtype_bytes + max(2 * 4 * hidden, module)
-    tokens = batch * (length if prompt is None else prompt)
+    mine = replace(rank_part(config, tp, replicate_kv), layers=layers or config.num_hidden_layers)
     return Memory(
-        weights=sum(map(prod, shard.values())) * dtype_bytes,
-        kv=kv_bytes(shard, batch, length, dtype_bytes) * caches,
-        activations=tokens * token + batch * config.vocab_size * dtype_bytes,
-        loading=max(map(prod, whole.values())) * dtype_bytes,
+        weights=mine.weights * dtype_bytes,
+        kv=mine.kv(batch, length) * dtype_bytes * caches,
+        activations=eager_prefill(mine, batch, length if prompt is None else prompt, dtype_bytes, in_flight),
+        loading=part(config).largest * dtype_bytes,
     )
 
 
@@ -121,29 +85,25 @@ def check_fits(
     dtype_bytes: int,
     replicate_kv: bool = False,
     *,
-    prompt: int | None = None,
-    caches: int = 1,
-    in_flight: int = 2,
     extra: int = 0,
     sharing: int = 1,
+    **choices,
 ) -> Memory:
-    """What the model called ``name`` needs on a rank (:func:`need`), if ``device`` has that much.
+    """What the model called ``name`` needs on a rank (:func:`need`, with its ``choices``), if ``device`` has that much.
 
     extra: bytes of a rank beside it, as the check of logits needs. sharing: ranks that share the device's memory (those
     of one machine, on CPU). Raises UserError with what would fit.
     """
-    free, whole = available(device), shapes(config)
-    choices = {"prompt": prompt, "caches": caches, "in_flight": in_flight}
+    free = available(device)
 
     def of(tp: int = tp, batch: int = batch, layers: int | None = None, replicate_kv: bool = replicate_kv) -> int:
-        chosen = whole if layers is None else {n: shape for n, shape in whole.items() if _layer(n) < layers}
-        return _need(config, chosen, tp, batch, length, dtype_bytes, replicate_kv, **choices).total
+        return need(config, tp, batch, length, dtype_bytes, replicate_kv, layers=layers, **choices).total
 
     def room(degree: int) -> int:
         """Bytes for one of ``degree`` ranks, on as many devices as now if they share them."""
         return free // (ceil(sharing * degree / tp) if sharing > 1 else 1) - extra
 
-    wanted = _need(config, whole, tp, batch, length, dtype_bytes, replicate_kv, **choices)
+    wanted = need(config, tp, batch, length, dtype_bytes, replicate_kv, **choices)
     if free is None or wanted.total <= room(tp):
         return wanted
     cures, depth = [], config.num_hidden_layers
@@ -177,12 +137,6 @@ def _splits(config: LadderConfig, degree: int, replicate_kv: bool) -> bool:
     except UserError:
         return False
     return True
-
-
-def _layer(parameter: str) -> int:
-    """The layer that the parameter called so belongs to; -1: none."""
-    after = parameter.partition(".layers.")[2]
-    return int(after.partition(".")[0]) if after else -1
 
 
 def _gib(size: int) -> str:

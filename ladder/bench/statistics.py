@@ -12,13 +12,7 @@ def estimate(statistic, *samples: list[float]) -> dict:
 
     The samples of one round are resampled together, so what disturbs a whole round cancels in a ratio.
     """
-    table = np.array(samples)  # [samples, rounds]
-    chosen = np.random.default_rng(0).integers(table.shape[1], size=(RESAMPLES, table.shape[1]))
-    values = statistic(*(np.median(row[chosen], axis=1) for row in table))
-    low, high = np.quantile(values, [0.025, 0.975])
-    value = float(statistic(*np.median(table, axis=1)))
-    # The interval of a median of few samples may miss the median of all of them by rounding.
-    return {"value": value, "low": min(float(low), value), "high": max(float(high), value), "n": table.shape[1]}
+    return estimate_both(statistic, samples)
 
 
 def estimate_both(statistic, *phases: tuple[list[float], ...]) -> dict:
@@ -27,12 +21,13 @@ def estimate_both(statistic, *phases: tuple[list[float], ...]) -> dict:
     generator = np.random.default_rng(0)
     medians, resampled = [], []
     for samples in phases:
-        table = np.array(samples)
+        table = np.array(samples)  # [samples, rounds]
         chosen = generator.integers(table.shape[1], size=(RESAMPLES, table.shape[1]))
         medians += list(np.median(table, axis=1))
         resampled += [np.median(row[chosen], axis=1) for row in table]
     value, (low, high) = float(statistic(*medians)), np.quantile(statistic(*resampled), [0.025, 0.975])
     n = min(len(samples[0]) for samples in phases)
+    # The interval of a median of few samples may miss the median of all of them by rounding.
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value), "n": n}
 
 

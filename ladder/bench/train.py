@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ladder import cost
 from ladder.errors import UserError
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("`ladder bench train` times one device; start it without torchrun")
     for wiring in args.wirings:
         chosen = Wiring.parse(wiring)
-        if chosen.tied or chosen.of_model(shape.layers).table(shape.layers).signal:
+        if (chosen.tied and not chosen.timing_only) or chosen.of_model(shape.layers).table(shape.layers).signal:
             raise UserError(
                 f"wiring {wiring!r} has parameters or ranks of its own, and all wirings are timed on one set of "
                 "weights; leave it out"
@@ -81,7 +82,7 @@ def measure(args: argparse.Namespace, shape, options: Options) -> tuple[list[dic
     from ladder.model import LadderConfig, LadderForCausalLM
     from ladder.train import layout, memory, ranks
     from ladder.train.loop import adamw, backward
-    from ladder.train.speed import flops_per_token, peak, peak_memory
+    from ladder.train.speed import peak, peak_memory
 
     config = LadderConfig(**shape.config())
     with ranks.start(options) as these, memory.explained(config, options, these):
@@ -120,7 +121,8 @@ def measure(args: argparse.Namespace, shape, options: Options) -> tuple[list[dic
                 if these.device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds[wiring].append(time.perf_counter() - began)
-        work = flops_per_token(config, model.layout.parameters, options.sequence)
+        whole = cost.part(config)
+        work = float(cost.training_flops(whole, model.layout.parameters - whole.looked_up, options.sequence))
         rows = summary(
             {wiring: values[WARM_UP:] for wiring, values in seconds.items()},
             options.batch * options.sequence,

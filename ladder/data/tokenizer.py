@@ -19,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 
 from ladder.data.documents import documents, manifest
-from ladder.errors import UserError
+from ladder.errors import UserError, explained
 from ladder.files import atomic_set, json_text
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
@@ -28,6 +28,7 @@ from ladder.reading import read_json, read_text
 
 END, SAY, SAID = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = "chat_template.jinja"
+LARGEST = 256 << 20  # bytes of a tokenizer.json; of those published none has 64 MiB
 SMALLEST = 256 + len(SPECIAL)  # every byte is a token
 
 
@@ -104,18 +105,11 @@ def train(texts, vocab: int, out: Path, template: str) -> int:
 
 def take(source: str, out: Path, template: str | None) -> int:
     """Copy the tokenizer ``source``; return its number of tokens. Raises UserError when it cannot be used here."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"--from {source}: no tokenizer there ({reason}); give a directory or a name on the hub"
-        ) from None
+    tokenizer = load_auto(source, f"--from {source}: no tokenizer there that can be used")
     if not tokenizer.is_fast or tokenizer.eos_token is None:
         lack = "no tokenizer.json" if not tokenizer.is_fast else "no end-of-text token"
         raise UserError(f"--from {source}: the tokenizer has {lack}; choose one that has it")
+    tokenizer.init_kwargs.pop("auto_map", None)  # code that would be run with the copy
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         if template is not None:
@@ -126,24 +120,49 @@ def take(source: str, out: Path, template: str | None) -> int:
     return len(tokenizer)
 
 
+def load_auto(source: str | Path, where: str | None = None):
+    """transformers' tokenizer of a directory, or of a name on the hub. Code that comes with one is never run.
+
+    Raises UserError beginning with ``where`` for one that cannot be used.
+    """
+    from transformers import AutoTokenizer
+
+    directory = Path(source)
+    if directory.is_dir():
+        core(directory)
+    with explained(where or f"{source}: its tokenizer cannot be used"):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
 def load(directory: str | Path):
     """(the `tokenizers` Tokenizer of a directory, its eos id), without importing transformers.
 
     Special tokens that stand in a text are encoded as ordinary text, so no document can end another.
     """
-    from tokenizers import Tokenizer
-
     directory = Path(directory)
-    config = read_json(directory / "tokenizer_config.json")
-    if not (directory / "tokenizer.json").is_file():
-        raise UserError(f"{directory / 'tokenizer.json'}: no such file; make it with `ladder tokenizer`")
-    try:
-        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    except Exception as error:  # the library raises nothing more precise
-        raise UserError(f"{directory / 'tokenizer.json'}: cannot be read ({error}); make it again") from None
+    tokenizer = core(directory)
     tokenizer.encode_special_tokens = True
-    eos = config.get("eos_token")
-    eos = eos["content"] if isinstance(eos, dict) else eos  # older files hold the token's flags as well
-    if eos is None or tokenizer.token_to_id(eos) is None:
+    eos = None
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the latter counts
+        token = read_json(directory / name).get("eos_token") if (directory / name).is_file() else None
+        eos = (token.get("content") if isinstance(token, dict) else token) or eos  # older: with the token's flags
+    if not isinstance(eos, str) or tokenizer.token_to_id(eos) is None:
         raise UserError(f"{directory / 'tokenizer_config.json'}: eos_token {json.dumps(eos)} is not in the vocabulary")
     return tokenizer, tokenizer.token_to_id(eos)
+
+
+def core(directory: Path):
+    """The `tokenizers` Tokenizer of a directory. Raises UserError if it has none that can be read."""
+    from tokenizers import Tokenizer
+
+    file = Path(directory) / "tokenizer.json"
+    if not file.is_file():
+        others = [name for name in ("tokenizer.model", "spiece.model") if file.with_name(name).is_file()]
+        has = f" ({others[0]} alone cannot be read: load it with transformers and save it)" if others else ""
+        raise UserError(f"{file}: no such file{has}; make it with `ladder tokenizer`, or copy that of its model")
+    read_json(file, largest=LARGEST)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if file.with_name(name).is_file():
+            read_json(file.with_name(name), largest=LARGEST)
+    with explained(f"{file}: cannot be read; copy it again"):
+        return Tokenizer.from_file(str(file))

@@ -4,10 +4,11 @@ import contextlib
 import difflib
 import io
 import logging
+import math
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,14 +85,56 @@ def _load(manager, name: str, shots: int | None, seed: int) -> dict:
         if shots is not None or task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=shots or 0)
         task.set_fewshot_seed(seed=seed)
+        aggregation = task.aggregation()
+        for metric in filter(is_ratio, aggregation):
+            aggregation[metric] = _or_infinite(aggregation[metric])
     return loaded
 
 
+def _or_infinite(aggregate: Callable) -> Callable:
+    """Infinity where the perplexity is beyond a float, so that the task's other metrics are kept."""
+
+    def value(items):
+        try:
+            return aggregate(items)
+        except OverflowError:
+            return math.inf
+
+    return value
+
+
 def wrap(model, tokenizer, batch: int, max_length: int | None):
-    """The model as lm-eval sees it; at most ``max_length`` tokens at once."""
+    """The model as lm-eval sees it; at most ``max_length`` tokens at once. Tokens that are not the model's, and logits
+    that are no numbers, raise UserError: neither gives a result."""
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=max_length)
+    def known(ids):
+        if len(ids) and (most := int(max(ids))) >= model.config.vocab_size:
+            raise UserError(
+                f"its token {tokenizer.convert_ids_to_tokens(most)!r} is number {most}, but the model has a vocab_size "
+                f"of {model.config.vocab_size}; use the tokenizer that the model was trained with"
+            )
+        return ids
+
+    class Model(HFLM):
+        def tok_encode(self, *args, **kwargs):
+            return known(super().tok_encode(*args, **kwargs))
+
+        def tok_batch_encode(self, *args, **kwargs):  # padding too
+            ids, mask = super().tok_batch_encode(*args, **kwargs)
+            known(ids.flatten().tolist())
+            return ids, mask
+
+    def finite(model, args, output):
+        if not output.logits.amax(-1).isfinite().all():
+            raise UserError(
+                f"the model's logits are no finite numbers; it may have been damaged in training, or its numbers may "
+                f"be too large for {str(model.dtype).removeprefix('torch.')}"
+            )
+
+    model.register_forward_hook(finite)
+    how = {"batch_size": batch, "max_length": max_length, "trust_remote_code": False}
+    return Model(pretrained=model, tokenizer=tokenizer, **how)
 
 
 def run(lm, loaded: dict, *, limit: int | None, seed: int, chat: bool = False, unsafe_code: bool = False) -> dict:
@@ -149,13 +192,17 @@ def _plain(metric: str, value) -> float | list[float] | None:
 
 
 def values_of(results: dict, samples: dict[str, list[dict]]) -> Iterator[dict]:
-    """One tidy value per task (groups included) and metric: task, metric, value, unit, stderr, low, high, n."""
+    """One tidy value per task (groups included) and metric: task, metric, value, unit, stderr, low, high, n. The value
+    may be infinite or NaN, and then stands alone."""
     for task, metrics in results["results"].items():
         for key, value in metrics.items():
             metric, _, filter_ = key.partition(",")
             if not filter_ or metric.endswith("_stderr") or not isinstance(value, int | float | np.number):
                 continue
             name = _name(metric, filter_)
+            if not np.isfinite(value):
+                yield {"task": task, "metric": name, "value": float(value)}
+                continue
             own = np.array([sample[name] for sample in samples.get(task, []) if name in sample], float)
             stderr = metrics.get(f"{metric}_stderr,{filter_}")
             if is_ratio(metric) and len(own):
@@ -164,6 +211,6 @@ def values_of(results: dict, samples: dict[str, list[dict]]) -> Iterator[dict]:
                 stderr = None
             n = len(own) or metrics.get("sample_len")
             tidy = {"task": task, "metric": name, "value": float(value), "unit": unit(name, own)}
-            if stderr is not None and np.isfinite(stderr):
+            if stderr is not None and np.isfinite(value + 1.96 * stderr):
                 tidy |= {"stderr": float(stderr), "low": value - 1.96 * stderr, "high": value + 1.96 * stderr}
             yield tidy | ({"n": int(n)} if isinstance(n, int | float) and n else {})

@@ -17,12 +17,14 @@ comparisons. A checkpoint whose record was made from the same checkpoint, tasks 
 """
 
 import argparse
+import math
 import os
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
 
+from ladder import records
 from ladder.errors import UserError
 from ladder.files import digest, only_one, sha256
 from ladder.job import add_arguments as add_job_arguments
@@ -80,12 +82,17 @@ def main(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace, todo: list[tuple[str, Path]], shots: dict, inputs: dict, settings: dict) -> None:
-    """Evaluate the (name, folder) pairs one after the other and write a record for each."""
+    """Evaluate the (name, folder) pairs one after the other and write a record for each, anew after every task.
+
+    A task whose result would be no number has none: raises UserError once all others are done.
+    """
     from ladder.evaluate import harness
-    from ladder.model.checkpoint import load, verify
+    from ladder.model.checkpoint import verify
+    from ladder.model.opened import Checkpoint
 
     for _, folder in todo:
         verify(folder)  # all of them, before hours go into the first
+        Checkpoint.open(folder).needed_tokenizer(eos=True, template=args.chat)
     if args.run_generated_code:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # the metric asks for consent in its own way
     with harness.own_cache():
@@ -95,22 +102,50 @@ def evaluate(args: argparse.Namespace, todo: list[tuple[str, Path]], shots: dict
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: this machine has no CUDA device; use --device cpu")
         tasks = harness.load_tasks(args.tasks, args.task, shots, args.seed)
+        refused = []
         for name, folder in todo:
-            what = {key: value for key, value in about(folder).items() if value is not None}
-            with job(args, "evaluate", name, **what) as this:
-                model, tokenizer = load(folder)
-                lm = harness.wrap(model.to(device), tokenizer, args.batch, args.max_length)
-                rows, samples = [], {}
-                for task, loaded in tasks.items():
-                    values, logged = evaluate_task(lm, name, task, loaded, args)
-                    rows += [this.row(**row, origin="measured") for row in values]
-                    samples |= logged
-                this.record = args.out / f"{name}.json"
-                this.finish(rows, inputs=inputs[name], settings=settings, samples=samples)
+            try:
+                evaluate_one(args, name, folder, device, tasks, {"settings": settings, "inputs": inputs[name]})
+            except UserError as error:
+                refused.append(str(error))
+        if refused:
+            raise UserError("; ".join(refused))
 
 
-def evaluate_task(lm, name: str, task: str, loaded: dict, args: argparse.Namespace) -> tuple[list[dict], dict]:
-    """(tidy values, per-sample values) of one task, or of the tasks of one group."""
+def evaluate_one(args: argparse.Namespace, name: str, folder: Path, device: str, tasks: dict, identity: dict) -> None:
+    """Evaluate a checkpoint and write its record. ``identity`` says of what; a record of some of the tasks only has no
+    ``inputs``, so that nobody takes it for complete, and names the others as ``unfinished``."""
+    from ladder.evaluate import harness
+    from ladder.model.checkpoint import load
+
+    with job(
+        args, "evaluate", name, **{key: value for key, value in about(folder).items() if value is not None}
+    ) as this:
+        model, tokenizer = load(folder)
+        lm = harness.wrap(model.to(device), tokenizer, args.batch, args.max_length)
+        this.record = args.out / f"{name}.json"
+        rows, extra, refused = [], {"samples": {}, "omitted": {}}, []
+        unfinished = list(tasks)
+        for task, loaded in tasks.items():
+            try:
+                values, samples, omitted = evaluate_task(lm, name, task, loaded, args)
+            except UserError as error:
+                refused.append(f"{name} {task}: {error}")
+                continue
+            unfinished.remove(task)
+            rows += [this.row(**row, origin="measured") for row in values]
+            extra["samples"] |= samples
+            extra["omitted"] |= omitted
+            if unfinished:
+                partial = {"settings": identity["settings"], "unfinished": unfinished}
+                records.write(this.record, rows, records.provenance(this.started, this.run, None), **partial, **extra)
+        if refused:
+            raise UserError("; ".join(refused))
+        this.finish(rows, **identity, **{key: value for key, value in extra.items() if value or key == "samples"})
+
+
+def evaluate_task(lm, name: str, task: str, loaded: dict, args: argparse.Namespace) -> tuple[list[dict], dict, dict]:
+    """(tidy values, per-sample values, why which metric is left out) of one task, or of the tasks of one group."""
     from ladder.evaluate import harness
 
     started = time.perf_counter()
@@ -118,10 +153,21 @@ def evaluate_task(lm, name: str, task: str, loaded: dict, args: argparse.Namespa
         lm, loaded, limit=args.limit, seed=args.seed, chat=args.chat, unsafe_code=args.run_generated_code
     )
     samples = harness.samples_of(results)
-    values = list(harness.values_of(results, samples))
+    values, omitted = [], {}
+    for row in harness.values_of(results, samples):
+        if math.isfinite(row["value"]):
+            values.append(row)
+            continue
+        reason = "beyond the largest float" if math.isinf(row["value"]) else "not a number"
+        omitted[f"{row['task']} {row['metric']}"] = reason
+        say(f"{name} {row['task']}: {row['metric']} is left out, it is {reason}")
+        for sample in samples.get(row["task"], []):
+            sample.pop(row["metric"], None)
+    if not values:
+        raise UserError("none of its metrics is a number")
     shown = ", ".join(f"{row['metric']} {row['value']:.4g}" for row in values if row["task"] == task)
     say(f"{name} {task}: {shown} ({time.perf_counter() - started:.1f} s)")
-    return values, samples
+    return values, samples, omitted
 
 
 def say(line: str) -> None:

@@ -31,9 +31,10 @@ from ladder.files import sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import path_or_name
-from ladder.reading import read_json
+from ladder.reading import read_json, take
 from ladder.wiring import Wiring, table
 
+MOST = math.log(sys.float_info.max)  # nats whose perplexity is a float
 FREE = 0.01  # nats: smaller changes of the loss do not matter
 READ = 16  # times the tokens that are needed are read of a text, so that windows come from many documents
 
@@ -61,19 +62,20 @@ def main(args: argparse.Namespace) -> None:
         if getattr(args, key) < least:
             raise UserError(f"--{key} {getattr(args, key)} must be at least {least}")
 
-    from ladder.model.checkpoint import card
     from ladder.model.convert import find
+    from ladder.model.opened import Checkpoint
 
-    checkpoint = find(args.checkpoint)
-    described, config = card(checkpoint), read_json(checkpoint / "config.json")
+    opened = Checkpoint.open(find(args.checkpoint))
+    checkpoint, described = opened.folder, opened.card
     if described["wiring"] != "standard":
         raise UserError(f"{checkpoint}: its wiring is {described['wiring']!r}; the scan starts from a standard model")
-    if args.sequence > config["max_position_embeddings"]:
-        raise UserError(
-            f"--sequence {args.sequence} is longer than the {config['max_position_embeddings']} positions of "
-            f"{checkpoint}"
-        )
+    opened.positions(args.sequence)
     windows = (shard_windows if args.tokens else text_windows)(args, checkpoint)
+    if windows.max() >= opened.config["vocab_size"]:
+        raise UserError(
+            f"{args.tokens or args.text}: holds the token number {windows.max()}, but {checkpoint} has a vocab_size of "
+            f"{opened.config['vocab_size']}; use the tokenizer that the model was trained with"
+        )
 
     import torch
 
@@ -93,6 +95,11 @@ def main(args: argparse.Namespace) -> None:
     with job(args, "sensitivity", run, **{k: v for k, v in about.items() if v is not None}) as this:
         points, total = [], len(degrees) * (layers + 1)
         for point in scan(model.to(device), degrees, windows, args.batch, args.each):
+            if not np.isfinite(point.loss).all():
+                raise UserError(
+                    f"{checkpoint}: its losses under wiring {point.spelled!r} are no finite numbers; it may have been "
+                    f"damaged in training, or its numbers may be too large for {opened.dtype}"
+                )
             points.append(point)
             progress = f"{len(points)}/{total} {point.wiring}, layers {point.layers or 'none'}"
             print(f"{progress}: loss change {point.change.mean():+.4f}", file=sys.stderr, flush=True)
@@ -130,8 +137,8 @@ def shard_windows(args: argparse.Namespace, checkpoint: Path) -> np.ndarray:
     """Token ids [N, S + 1] of --windows windows of the test split of --tokens."""
     from ladder.data.shards import TokenShards
 
-    made_with, own = read_json(args.tokens / "manifest.json")["tokenizer"], checkpoint / "tokenizer.json"
-    if not own.is_file() or sha256(own) != made_with:
+    manifest, own = args.tokens / "manifest.json", checkpoint / "tokenizer.json"
+    if not own.is_file() or sha256(own) != take(read_json(manifest), "tokenizer", str, str(manifest)):
         raise UserError(f"{args.tokens}: made with another tokenizer than {checkpoint} has; give --text in its place")
     shards = TokenShards(args.tokens, "test")
     return _spread(args, args.tokens, shards.tokens, shards.read)
@@ -182,6 +189,11 @@ class Point(NamedTuple):
     @property
     def spelled(self) -> str:
         return f"{self.wiring}@{self.layers}" if self.layers else "standard"
+
+    @property
+    def perplexity(self) -> float:
+        """Infinite where it is beyond a float (a loss above 709 nats)."""
+        return math.exp(self.loss.mean()) if self.loss.mean() < MOST else math.inf
 
     @property
     def stderr(self) -> float:
@@ -242,10 +254,10 @@ def rows(points: list[Point], each: bool) -> Iterator[dict]:
     for original, group in by_wiring(points):
         what = {"wiring": original.wiring, "tp": original.tp}
         for point in group:
-            perplexity, n = math.exp(point.loss.mean()), len(point.loss)
-            here = what | {"converted": point.converted, "layers": point.layers or None, "n": n}
-            spread = perplexity * standard_error("loss", point.loss)  # to first order
-            yield here | {"metric": "perplexity", "value": perplexity, "unit": "1", "stderr": spread}
+            here = what | {"converted": point.converted, "layers": point.layers or None, "n": len(point.loss)}
+            spread = point.perplexity * standard_error("loss", point.loss)  # to first order
+            if math.isfinite(spread):
+                yield here | {"metric": "perplexity", "value": point.perplexity, "unit": "1", "stderr": spread}
             change = {"value": float(point.change.mean()), "stderr": point.stderr}
             yield here | {"metric": "loss_change", "unit": "nats"} | change
         if not each:
@@ -258,7 +270,7 @@ def card_of(points: list[Point], each: bool) -> str:
     for original, group in by_wiring(points):
         name = original.wiring + (f" (T = {original.tp})" if original.tp else "")
         for point in group:
-            cells = f"{math.exp(point.loss.mean()):>11.2f} {point.change.mean():>+12.4f} {point.stderr:>9.4f}"
+            cells = f"{point.perplexity:>11.2f} {point.change.mean():>+12.4f} {point.stderr:>9.4f}"
             lines.append(
                 f"{name:<18} {point.layers or 'none':>8} {cells}" + "  free" * bool(point.free and point.converted)
             )

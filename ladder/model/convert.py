@@ -20,9 +20,10 @@ from ladder.errors import UserError
 from ladder.files import atomic_write, need_disk, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.model.checkpoint import CARRIED, card, carried, rewired, seal, verify
+from ladder.model.checkpoint import seal, without_code
 from ladder.model.copying import Copier
-from ladder.model.weights import Tensor, check_weights, copy_weights, has_signal, total_size, weight_files
+from ladder.model.opened import CARRIED, Checkpoint, carried, rewired, verify
+from ladder.model.weights import Tensor, copy_weights, has_signal, total_size, weight_files
 from ladder.outputs import OutputFile, OutputModel, path_or_name
 from ladder.reading import read_json
 from ladder.wiring import Wiring
@@ -83,34 +84,17 @@ def find(source: str) -> Path:
 
 def check(source: Path, wiring: str, tp: int | None = None) -> dict:
     """The card of ``source`` if it can be rewired so. Raises UserError before anything is written."""
-    info = card(source)
-    config = read_json(source / "config.json")
-    check_architecture(source, config)
-    chosen = Wiring.parse(wiring, tp).of_model()
-    check_weights(source, config)
-    rows = chosen.table(config["num_hidden_layers"])
+    from ladder.data.tokenizer import core
+
+    checkpoint = Checkpoint.open(source)
+    rows = Wiring.parse(wiring, tp).of_model().table(checkpoint.config["num_hidden_layers"])
     if tp is not None:
         from ladder.parallel.slicing import check_degree
 
-        shape = SimpleNamespace(**{"num_key_value_heads": config["num_attention_heads"]} | config)
-        check_degree(shape, tp, rows.ends_apart)
+        check_degree(SimpleNamespace(**checkpoint.config), tp, rows.ends_apart)
     verify(source, but=[file.name for file in weight_files(source)])  # those while they are copied
-    return info
-
-
-def check_architecture(source: Path, config: dict) -> None:
-    """Refuse what is not a whole Llama, in plain numbers."""
-    file, kind = source / "config.json", config.get("model_type")
-    if kind not in ("llama", "ladder"):
-        raise UserError(f"{file}: model_type {kind!r} cannot be rewired; 'llama' (Llama 2, 3, 3.1, 3.2) can")
-    for name in config.get("architectures") or ():
-        if name not in ("LlamaForCausalLM", "LadderForCausalLM"):
-            raise UserError(f"{file}: architecture {name!r} cannot be rewired; 'LlamaForCausalLM' can")
-    if method := config.get("quantization_config"):
-        raise UserError(
-            f"{file}: its weights are quantised ({method.get('quant_method', 'by an unknown method')}); convert the "
-            "original and quantise the result"
-        )
+    core(source)
+    return checkpoint.card
 
 
 def convert(
@@ -127,8 +111,8 @@ def convert(
     info: its card; tp: the degree that the wiring belongs to; template: a new chat template; origin: what the source
     is called.
     """
-    config = read_json(source / "config.json")
-    found, config = check_weights(source, config), rewired(config, wiring, tp)
+    checkpoint = Checkpoint.open(source)
+    found, config = checkpoint.tensors, rewired(checkpoint.config, wiring, tp)
     need_disk(out, total_size(found))
     with atomic_write(out, directory=True) as part:
         digests = copy(source, part, found, has_signal(config), info)
@@ -152,4 +136,5 @@ def copy(source: Path, part: Path, found: dict[str, Tensor], signal: bool, info:
         for name in beside:
             copier.copy(source / name, name)
         copy_weights(found, copier, signal)
-    return copier.digests
+    changed = without_code(part)
+    return {name: digest for name, digest in copier.digests.items() if name not in changed}

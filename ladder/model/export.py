@@ -20,11 +20,11 @@ from symtable import symtable
 
 import ladder
 from ladder.files import atomic_write, need_disk, write_json
-from ladder.model.checkpoint import rewired, seal
+from ladder.model.checkpoint import seal
 from ladder.model.convert import check, copy
-from ladder.model.weights import check_weights, has_signal, rows_of, total_size
+from ladder.model.opened import Checkpoint, rewired
+from ladder.model.weights import has_signal, rows_of, total_size
 from ladder.outputs import OutputModel
-from ladder.reading import read_json
 from ladder.records import git_commit
 from ladder.residual import Row
 from ladder.wiring import Wiring, spell_layers
@@ -57,10 +57,10 @@ def main(args: argparse.Namespace) -> None:
 
 def export(source: Path, out: Path) -> None:
     """Write ``source`` so that transformers alone loads it from ``out``, whole or not at all. Raises UserError."""
-    config = read_json(source / "config.json")
-    wiring, tp = config.get("wiring", "standard"), config.get("tensor_parallel_size")
+    checkpoint = Checkpoint.open(source)
+    wiring, tp = checkpoint.config.get("wiring", "standard"), checkpoint.config.get("tensor_parallel_size")
     info = check(source, wiring, tp)
-    found, config = check_weights(source, config), rewired(config, wiring, tp)
+    found, config = checkpoint.tensors, rewired(checkpoint.config, wiring, tp)
     need_disk(out, total_size(found))
     with atomic_write(out, directory=True) as part:
         digests = copy(source, part, found, has_signal(config), info)

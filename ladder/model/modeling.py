@@ -131,6 +131,7 @@ class LadderModel(LlamaModel):
             **kwargs,
         }
         if self.virtual_ranks > 1:
+            virtual.check_ours(self.layers)
             x = x.unsqueeze(2)
         x = self.run(x, self.modules_in_order(attend), self.rows, self.all_reduce, self.first_attention_norm)
         # Streams that end apart go on to the head beside each other: [B, S, T x D].

@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ladder.cost import part
 from ladder.errors import UserError, known
 from ladder.reading import read_json, take
 
@@ -31,10 +32,7 @@ class Size:
     @property
     def parameters(self) -> int:
         """Number of weights, embeddings included, tied ones once."""
-        head = self.hidden // self.heads
-        attention = self.hidden * head * (2 * self.heads + 2 * self.kv_heads)
-        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
-        return self.layers * layer + self.hidden + self.vocab * self.hidden * (1 if self.tied else 2)
+        return part(self).weights
 
     def config(self, **changes) -> dict:
         """Keyword arguments for LlamaConfig / LadderConfig."""

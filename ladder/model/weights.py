@@ -18,11 +18,13 @@ from ladder.wiring import Wiring
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 FIRST = "model-00001-of-00001.safetensors"  # a single file's name beside another: readers take SINGLE for all there is
 SIGNAL, SIGNAL_FILE = "model.first_attention_norm.weight", "model-first-attention-norm.safetensors"
-NORM = "model.norm.weight"
-SHAPE_KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+NORM, EMBEDDINGS, HEAD = "model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Tensor(NamedTuple):
+    """A tensor in a file, named ``name`` there."""
+
+    name: str
     file: Path
     shape: tuple[int, ...]
     dtype: str  # as in the header: F32, BF16, ...
@@ -66,25 +68,36 @@ def tensors(folder: Path) -> dict[str, Tensor]:
                             f"{folder}: tensor {name!r} is in two files, {found[name].file.name} and {file.name}"
                         )
                     header = opened.get_slice(name)
-                    found[name] = Tensor(file, tuple(header.get_shape()), header.get_dtype())
+                    found[name] = Tensor(name, file, tuple(header.get_shape()), header.get_dtype())
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file}: not a whole safetensors file ({error}); copy or download it again") from None
     return found
 
 
-def check_weights(folder: Path, config: dict) -> dict[str, Tensor]:
-    """Every tensor of a model of this config.json is there once, in the right shape, and no other; return them."""
-    expected, found = expected_shapes(folder, config), tensors(folder)
+def check_shapes(folder: Path, config: dict, found: dict[str, Tensor]) -> None:
+    """Every tensor of a model of this (checked) config.json is there once, in the right shape, and no other."""
+    expected = expected_shapes(config)
     for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            raise UserError(f"{folder}: tensor {name!r} is missing")
-        if name.endswith(".rotary_emb.inv_freq") or (name == "lm_head.weight" and config.get("tie_word_embeddings")):
+        if name.endswith(".rotary_emb.inv_freq"):
             continue  # of no use, but older Llama checkpoints have them
+        if name not in found:
+            if name == HEAD and config["tie_word_embeddings"]:
+                continue
+            raise UserError(f"{folder}: tensor {name!r} is missing")
         if name not in expected:
             raise UserError(f"{folder}: unexpected tensor {name!r}: not a plain Llama of its config.json")
         if found[name].shape != expected[name]:
             raise UserError(f"{folder}: {name!r} has shape {found[name].shape}, its config.json says {expected[name]}")
-    return found
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same numbers; read in pieces."""
+    import torch
+    from safetensors import safe_open
+
+    a, b = (safe_open(tensor.file, framework="pt").get_slice(tensor.name) for tensor in (one, other))
+    starts = range(0, one.shape[0], 1024)
+    return all(torch.equal(a[n : n + 1024].double(), b[n : n + 1024].double()) for n in starts)
 
 
 def has_signal(config: dict) -> bool:
@@ -98,21 +111,15 @@ def rows_of(config: dict) -> Table:
     return wiring.table(config["num_hidden_layers"])
 
 
-def expected_shapes(folder: Path, config: dict) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight of a Llama with this config.json, which is in ``folder``."""
-    for key in SHAPE_KEYS:
-        if not isinstance(config.get(key), int):
-            raise UserError(f"{folder}/config.json: {key} is {config.get(key)!r}, not a number")
-    hidden, width, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    head = config.get("head_dim") or hidden // heads
-    q, kv = heads * head, (config.get("num_key_value_heads") or heads) * head
+def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every weight of a Llama with this checked config.json, its head included."""
+    hidden, width, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    q, kv = (config[f"num_{heads}_heads"] * config["head_dim"] for heads in ("attention", "key_value"))
     linear = {f"self_attn.{n}_proj": (o, i) for n, o, i in (("q", q, hidden), ("k", kv, hidden), ("v", kv, hidden))}
     linear |= {"self_attn.o_proj": (hidden, q), "mlp.gate_proj": (width, hidden), "mlp.up_proj": (width, hidden)}
     linear |= {"mlp.down_proj": (hidden, width)}
-    bias = {"self_attn": config.get("attention_bias"), "mlp": config.get("mlp_bias")}
-    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden), NORM: (hidden,)}
-    if not config.get("tie_word_embeddings"):
-        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    bias = {"self_attn": config["attention_bias"], "mlp": config["mlp_bias"]}
+    shapes = {EMBEDDINGS: (vocab, hidden), HEAD: (vocab, hidden), NORM: (hidden,)}
     if has_signal(config):
         shapes[SIGNAL] = (hidden,)
     for layer in range(config["num_hidden_layers"]):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from ladder.errors import UserError
 from ladder.parallel import slicing
@@ -19,7 +19,8 @@ def parallelize(
 ) -> PreTrainedModel:
     """Shard a loaded model in place over a 1-D ``mesh``, one slice a rank; return it.
 
-    It trains and generates as before: every rank returns full logits, and holds the gradients of its slices.
+    It trains and generates as before: every rank returns full logits, and holds the gradients of its slices. A plain
+    ``LlamaForCausalLM`` stays as it is: what is returned is its shard under the wiring ``standard``.
 
     split_vocabulary: embeddings and LM head are split too, instead of replicated.
     replicate_kv: with more ranks than KV heads, give several ranks the same head, instead of refusing.
@@ -28,8 +29,30 @@ def parallelize(
     """
     if mesh.ndim != 1:
         raise UserError(f"tensor parallelism needs a 1-D mesh, got {mesh.ndim} dimensions; pass one of its sub-meshes")
+    model = _of_llama(model)
     shard(model, mesh.get_local_rank(), mesh.size(), split_vocabulary=split_vocabulary, replicate_kv=replicate_kv)
     return connect(model, mesh, split_vocabulary)
+
+
+def _of_llama(model: PreTrainedModel) -> PreTrainedModel:
+    """``model``, or our model on the parameters of a plain Llama. Raises UserError for one of another kind."""
+    from ladder.model.modeling import LadderConfig, LadderForCausalLM
+
+    if isinstance(getattr(model.config, "wiring", None), str):  # ours, or an exported file's
+        return model
+    if type(model) is not LlamaForCausalLM:
+        raise UserError(f"{type(model).__name__} cannot be sharded; give a LadderForCausalLM or a LlamaForCausalLM")
+    settings = {key: value for key, value in model.config.to_dict().items() if key not in ("model_type", "auto_map")}
+    settings["tie_word_embeddings"] = model.lm_head.weight is model.model.embed_tokens.weight
+    config = LadderConfig(**settings | {"architectures": ["LadderForCausalLM"]})
+    config._attn_implementation = model.config._attn_implementation
+    with torch.device("meta"):
+        new = LadderForCausalLM(config)
+    new.load_state_dict(model.state_dict(keep_vars=True), assign=True)  # the parameters themselves
+    new.tie_weights()
+    new.model.rotary_emb = model.model.rotary_emb  # its buffers are computed, not loaded
+    new.generation_config = model.generation_config
+    return new.train(model.training)
 
 
 def shard(
@@ -49,6 +72,8 @@ def shard(
     """
     config, inner = model.config, model.model
     check_tied(config, size)
+    # Whatever config.json says, transformers leaves a head of other values than the embeddings alone; so do we.
+    config.tie_word_embeddings = model.lm_head.weight is inner.embed_tokens.weight
     check_degree(config, size, split_vocabulary or inner.rows.ends_apart, replicate_kv)
     inner.set_virtual_ranks(1)
     for name, parameter in list(model.named_parameters()):

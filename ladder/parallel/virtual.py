@@ -12,6 +12,27 @@ from torch import nn
 from ladder.parallel.communicators import Landed
 from ladder.parallel.slicing import style
 
+ELSEWHERE = (
+    "this model computes all ranks of its wiring in one process (tensor_parallel_size in config.json), and no other "
+    "engine may split it or put layers of its own in; load it whole in each process, or over ranks by ladder.load"
+)
+
+
+def check_whole(linear: nn.Linear) -> None:
+    """Refuse to compute T ranks on a part of a weight: another engine's tensor parallelism has split it, and what it
+    computes is another function than the T ranks that the model was trained with."""
+    weight = linear.weight  # "placements": of a DTensor
+    if hasattr(weight, "placements") or weight.shape != (linear.out_features, linear.in_features):
+        raise RuntimeError(f"tensor parallelism has split {linear}: {ELSEWHERE}")
+
+
+def check_ours(layers: nn.ModuleList) -> None:
+    """Refuse layers that another engine has put in the place of those that give each rank's partial sum."""
+    for layer in layers:
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            if not isinstance(linear, Rowwise):
+                raise RuntimeError(f"{linear} does not compute each rank's share: {ELSEWHERE}")
+
 
 def all_reduce(partial: torch.Tensor) -> Landed:
     """[B, S, T, D] -> [B, S, 1, D]: the sum that every rank gets."""
@@ -28,6 +49,7 @@ class Colwise(nn.Linear):
         ranks = x.shape[-1] // self.in_features
         if ranks == 1:
             return super().forward(x)
+        check_whole(self)
         x = x.unflatten(-1, (ranks, self.in_features))
         out = torch.einsum("bsti,toi->bsto", x, self.weight.unflatten(0, (ranks, -1))).flatten(2)
         return out if self.bias is None else out + self.bias
@@ -39,6 +61,7 @@ class Rowwise(nn.Linear):
     ranks: int
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        check_whole(self)
         x = x.unflatten(-1, (self.ranks, -1))
         out = torch.einsum("bsti,oti->bsto", x, self.weight.unflatten(1, (self.ranks, -1)))
         if self.bias is None:

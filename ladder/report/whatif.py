@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+from ladder import cost
 from ladder.devices import DEVICES
 from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
@@ -19,10 +20,10 @@ from ladder.outputs import OutputFile
 from ladder.report.markup import script
 from ladder.report.style import COMMUNICATION, HYBRIDS, look
 from ladder.schedule import order
-from ladder.simulate import cost
 from ladder.simulate.calibration import ASSUMED, DEFAULT, Calibration, load
 from ladder.simulate.implementation import IMPLEMENTATIONS
 from ladder.simulate.model import STEP
+from ladder.simulate.seconds import LARGE, SMALL
 
 # In the page's order; the hybrid's last half of the layers is ladder.
 WIRINGS = ("standard", "parallel", "spd", "desync-2x", "fal", "ladder@{half}-{last}", "desync-4x")
@@ -75,8 +76,8 @@ def tables(calibration: Calibration) -> dict:
         "assumed": ASSUMED,
         "constants": {
             "gib": cost.GIB,
-            "small": cost.SMALL,
-            "large": cost.LARGE,
+            "small": SMALL,
+            "large": LARGE,
             "reserved": cost.RESERVED,
             "context": cost.CONTEXT,
             "step": STEP,

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ladder import schedule
+from ladder import cost, schedule
 from ladder.model.sizes import Size, of_config, size
-from ladder.simulate import cost
 from ladder.simulate.calibration import ASSUMED, Calibration, find_device, find_link, protocols
 from ladder.simulate.implementation import implementation
+from ladder.simulate.seconds import slowdown, work
 
 SHAPE = ("tp", "batch", "prompt", "new_tokens")
 STEP = 0.02  # of a parameter's logarithm, for derivatives
@@ -141,10 +141,10 @@ def seconds(points: Sequence[Point], prm: dict, calibration: Calibration) -> tup
         order = schedule.order(wiring, shape.layers)
         link = _link(mine, links, prm, costs)
         for row, prefill in enumerate((True, False)):
-            done = cost.work(shape, code, what, prm, at, prefill)
+            done = work(shape, code, what, prm, at, prefill)
             nbytes = at["batch"] * (at["prompt"] if prefill else 1) * shape.hidden * code.dtype_bytes
             reduce = np.minimum(link[0] + nbytes * link[1], link[2] + nbytes * link[3])
-            slow = cost.slowdown(prm, nbytes)
+            slow = slowdown(prm, nbytes)
             took = schedule.seconds(order, (done.attention, done.mlp), reduce, slow, in_flight) + done.rest
             out[row][:, members] = took
         out[2][:, members] = (at["new_tokens"] - code.steps_less) * out[1][:, members]
@@ -178,7 +178,12 @@ def _memory(points: Sequence[Point], calibration: Calibration) -> tuple[np.ndarr
     need = np.zeros(len(points))
     for (model, how), members in groups.items():
         at = {key: np.array([getattr(points[n], key) for n in members], float) for key in SHAPE}
-        need[members] = cost.memory(shape_of(model), implementation(how), at)
+        code = implementation(how)
+        part = cost.part(shape_of(model), at["tp"], code.sharded_head)
+        needs = {"scores": code.score_passes > 0, "all_logits": code.all_logits, "logit_copies": code.logit_copies}
+        numbers = part.weights + part.kv(at["batch"], at["prompt"] + at["new_tokens"])
+        numbers += cost.compiled_prefill(part, at["batch"], at["prompt"], **needs)
+        need[members] = code.dtype_bytes * numbers + cost.RESERVED
     return need, np.array([find_device(point.hardware, calibration).memory_bytes for point in points])
 
 
@@ -186,8 +191,8 @@ def parts(point: Point, calibration: Calibration) -> tuple[float, float, float, 
     """Seconds of an attention module, an MLP module and an all-reduce of a decode step, and the slowdown beside it."""
     prm = {**calibration.parameters, **dict.fromkeys(ASSUMED, 1.0)}
     shape, at = shape_of(point.model), {key: np.array([float(getattr(point, key))]) for key in SHAPE}
-    work = cost.work(shape, implementation(point.implementation), _device([point], prm, calibration), prm, at, False)
+    done = work(shape, implementation(point.implementation), _device([point], prm, calibration), prm, at, False)
     nbytes = point.batch * shape.hidden * implementation(point.implementation).dtype_bytes
     found = protocols(find_link(point.link, calibration), point.tp, prm)
     reduce = min(start + nbytes * each for start, each in found)
-    return float(work.attention[0]), float(work.mlp[0]), float(reduce), float(cost.slowdown(prm, nbytes))
+    return float(done.attention[0]), float(done.mlp[0]), float(reduce), float(slowdown(prm, nbytes))

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ladder.devices import DEVICES, Device
+from ladder.devices import DEVICES, Device, reported
 from ladder.errors import UserError
 from ladder.reading import take
 from ladder.simulate.fit import Row
@@ -14,8 +14,6 @@ QUIET = 1e-3  # interference of an emulated link: it takes nothing from the devi
 CALIBRATES = ("standard", "upper_bound")
 FASTEST = ("graphs", "compiled", "eager")
 NOMINAL = 1e11  # FLOP/s where no table says: only its product with the fitted ``matmul`` counts
-GPUS = {"h100 pcie": "h100-pcie", "h100": "h100", "h200": "h200", "b200": "b200", "mi300x": "mi300x", "l40s": "l40s"}
-GPUS |= {"a100-sxm4-80gb": "a100-80g", "a100-sxm4-40gb": "a100-40g", "rtx 4090": "rtx-4090", "l4": "l4"}
 
 
 def bench_rows(path: Path, record: dict, wirings: tuple[str, ...] = CALIBRATES) -> list[Row]:
@@ -74,9 +72,9 @@ def _link(settings: dict, record: dict, tp: int, path: str) -> str:
 
 
 def _name(record: dict) -> str:
-    words = take(record["provenance"], "hardware", str, "the record's provenance").lower()
-    gpu = next((name for mark, name in GPUS.items() if mark in words and " x " in words), None)
-    return gpu or re.sub(r"[^a-z0-9]+", "-", words).strip("-")
+    words = take(record["provenance"], "hardware", str, "the record's provenance")
+    gpu = reported(words.partition(" x ")[2])
+    return gpu.name if gpu else re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def own_device(records: list[dict]) -> Device | None:

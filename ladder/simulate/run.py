@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 
 from ladder import records
+from ladder.cost import GIB
 from ladder.errors import UserError
 from ladder.files import atomic_write
 from ladder.outputs import OutputFile, path_or_name
 from ladder.schedule import timeline
-from ladder.simulate import cost
 from ladder.simulate.calibration import DEFAULT, Calibration, find_link, load
 from ladder.simulate.model import Point, Prediction, interval, parts, predict, shape_of
 from ladder.simulate.points import COLUMNS, check, read
@@ -130,7 +130,7 @@ def _columns(done: Prediction, calibration: Calibration, intervals: bool) -> dic
         "tokens_per_s": where(done.tokens_per_s),
         "speedup_over_standard": where(done.speedup),
         "hidden_share": where(done.hidden),
-        "memory_gib": done.memory / cost.GIB,
+        "memory_gib": done.memory / GIB,
         "fits": ["true" if fits else "false" for fits in done.fits],
         "origin": ["simulated"] * len(done.fits),
     }

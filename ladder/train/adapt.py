@@ -44,21 +44,23 @@ def main(args: argparse.Namespace) -> None:
         if not (args.chat / f"{split}.jsonl").is_file():
             raise UserError(f"{args.chat}/{split}.jsonl: no such file; `ladder chat` makes it")
     from ladder.data.tokenizer import chat_template
-    from ladder.model.checkpoint import card
     from ladder.model.convert import find
+    from ladder.model.opened import Checkpoint
 
-    described, config = card(args.checkpoint), read_json(args.checkpoint / "config.json")
-    if options.sequence > config["max_position_embeddings"]:
-        raise UserError(
-            f"--sequence {options.sequence} is longer than the {config['max_position_embeddings']} positions of "
-            f"{args.checkpoint}"
-        )
+    checkpoint = Checkpoint.open(args.checkpoint)
+    described, config = checkpoint.card, checkpoint.config
+    checkpoint.positions(options.sequence)
     what = {key: described.get(key) for key in ("model", "wiring", "tp")}
     what |= {"variant": recipe.variant, "seed": options.seed}
     original = find(recipe.teacher) if recipe.teacher else None
-    taught = check_teacher(args.checkpoint, original, options.sequence) if original else None
+    taught = check_teacher(checkpoint, original, options.sequence) if original else None
     objective = recipe.objective(what["wiring"], config["num_hidden_layers"], what["tp"], options.steps)
     template = chat_template(args.chat_template) if args.chat_template else None
+    tokenizer = checkpoint.needed_tokenizer()
+    words = template or checkpoint.chat_template(tokenizer, "give --chat-template")
+    files = [args.chat / f"{split}.jsonl" for split in ("train", "validation")]
+    vocabulary = config["vocab_size"]
+    data, held_out = (packed_chat(file, tokenizer, words, options.sequence, vocabulary) for file in files)
 
     import torch
 
@@ -70,14 +72,7 @@ def main(args: argparse.Namespace) -> None:
 
     with ranks.start(options) as these:
         torch.manual_seed(options.seed)
-        model, tokenizer = load(args.checkpoint, dtype="float32")  # master weights
-        if not (template or tokenizer.chat_template):
-            raise UserError(
-                f"{args.checkpoint}: its tokenizer has no chat template, so conversations cannot be written for it; "
-                "give --chat-template"
-            )
-        files = [args.chat / f"{split}.jsonl" for split in ("train", "validation")]
-        data, held_out = (packed_chat(file, tokenizer, template, options.sequence) for file in files)
+        model, _ = load(args.checkpoint, dtype="float32")  # master weights
         check(data, options.batch, files[0])
         check(held_out, 1, files[1])
         inputs = {"checkpoint": described.get("sha256") or str(args.checkpoint)}
@@ -93,32 +88,34 @@ def main(args: argparse.Namespace) -> None:
         carry_out(args, "adapt", name, what, inputs, model, args.checkpoint, data, held_out, options, these, objective)
 
 
-def check_teacher(checkpoint: Path, teacher: Path, sequence: int) -> dict:
-    """The teacher's card. Raises UserError if it cannot be what ``checkpoint`` was converted from."""
-    from ladder.model.checkpoint import card
+def check_teacher(checkpoint, teacher: Path, sequence: int) -> dict:
+    """The teacher's card. Raises UserError if it cannot be what ``checkpoint`` (opened) was converted from."""
+    from ladder.data.tokenizer import core
+    from ladder.model.opened import Checkpoint
 
-    found, own = card(teacher), card(checkpoint)["wiring"]
-    if found["wiring"] == own != "standard":
-        raise UserError(f"--teacher {teacher}: its wiring is {own!r}, that of {checkpoint}; name the original")
-    ours, theirs = (read_json(folder / "config.json") for folder in (checkpoint, teacher))
-    for key in ("vocab_size", "hidden_size", "num_hidden_layers"):
-        if ours[key] != theirs[key]:
-            raise UserError(
-                f"--teacher {teacher}: its {key} {theirs[key]} is not the {ours[key]} of {checkpoint}; "
-                "name the original"
-            )
-    if sequence > theirs["max_position_embeddings"]:
+    original, wiring = Checkpoint.open(teacher), checkpoint.card["wiring"]
+    if original.card["wiring"] == wiring != "standard":
         raise UserError(
-            f"--sequence {sequence} is longer than the {theirs['max_position_embeddings']} positions of {teacher}"
+            f"--teacher {teacher}: its wiring is {wiring!r}, that of {checkpoint.folder}; name the original"
         )
-    words = [read_json(folder / "tokenizer.json")["model"] for folder in (checkpoint, teacher)]
-    if words[0] != words[1]:
-        raise UserError(f"--teacher {teacher}: its tokenizer is not that of {checkpoint}; name the original")
-    return found
+    for key in ("vocab_size", "hidden_size", "num_hidden_layers"):
+        if checkpoint.config[key] != original.config[key]:
+            raise UserError(
+                f"--teacher {teacher}: its {key} {original.config[key]} is not the {checkpoint.config[key]} of "
+                f"{checkpoint.folder}; name the original"
+            )
+    original.positions(sequence)
+    for folder in (checkpoint.folder, teacher):
+        core(folder)  # it is there, and whole
+    ours, theirs = (read_json(folder / "tokenizer.json")["model"] for folder in (checkpoint.folder, teacher))
+    if ours != theirs:
+        raise UserError(f"--teacher {teacher}: its tokenizer is not that of {checkpoint.folder}; name the original")
+    return original.card
 
 
-def packed_chat(path: Path, tokenizer, template: str | None, sequence: int):
-    """The conversations of a JSONL file as a dataset of rows of ``sequence`` inputs."""
+def packed_chat(path: Path, tokenizer, template: str, sequence: int, vocabulary: int):
+    """The conversations of a JSONL file as a dataset of rows of ``sequence`` inputs. Raises UserError for a token that
+    is not of the ``vocabulary``."""
     from ladder.data.chat import encode, pack
     from ladder.data.conversations import read_messages
     from ladder.train.batches import PackedChat
@@ -126,9 +123,16 @@ def packed_chat(path: Path, tokenizer, template: str | None, sequence: int):
     samples = []
     for where, row in jsonl_rows(path):
         try:
-            samples.append(encode(read_messages(where, row), tokenizer, template))
+            ids, labels = encode(read_messages(where, row), tokenizer, template)
         except UserError as error:
             raise UserError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+        if ids and max(ids) >= vocabulary:
+            token = tokenizer.convert_ids_to_tokens(max(ids))
+            raise UserError(
+                f"{where}: its token {token!r} is number {max(ids)}, but the model has a vocab_size of {vocabulary}; "
+                "use the tokenizer that the model was trained with, or another --chat-template"
+            )
+        samples.append((ids, labels))
     packed = pack(samples, sequence + 1)  # one more: each input has a token after it
     if not packed:
         raise UserError(f"{path}: no conversation has an assistant's answer within {sequence} tokens; is it empty?")

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import torch
 
+from ladder import cost
 from ladder.errors import UserError
 from ladder.progress import Progress
 from ladder.train.batches import evenly
@@ -20,7 +21,7 @@ from ladder.train.losses import measure, tokens
 from ladder.train.methods import SFT, Objective
 from ladder.train.options import Options
 from ladder.train.ranks import Ranks
-from ladder.train.speed import flops_per_token, peak, peak_memory, straggler_gap
+from ladder.train.speed import peak, peak_memory, straggler_gap
 from ladder.train.state import Checkpoints, State
 
 POINTS = 1000  # at most so many training points are logged
@@ -50,7 +51,8 @@ def train(
     every = math.ceil(options.steps / POINTS)
     saved = state.step
     most = peak(ranks.device, options.precision)
-    token_flops = flops_per_token(model.config, model.layout.parameters, options.sequence)
+    whole = cost.part(model.config)
+    token_flops = cost.training_flops(whole, model.layout.parameters - whole.looked_up, options.sequence)
     model.train()
 
     with (

@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
+from ladder import cost
+from ladder.cost import Training
 from ladder.errors import UserError
 from ladder.files import size_text
 from ladder.memory import available
@@ -14,37 +16,19 @@ from ladder.train.options import Options
 from ladder.train.ranks import Ranks
 
 
-@dataclass(frozen=True)
-class Need:
-    """states: fp32 weights, gradients and AdamW's two moments, exact but for rounding. working: an estimate of gathered
-    weights, activations and logits at their peak."""
-
-    states: int
-    working: int
-
-    @property
-    def total(self) -> int:
-        return self.states + self.working
-
-
-def need(config, options: Options, ranks: Ranks) -> Need:
+def need(config, options: Options, ranks: Ranks) -> Training:
     """Of a model of ``config``; nothing is allocated."""
-    data, tp, of_compute = ranks.size, ranks.tp, 2 if options.precision == "bf16" else 4
-    hidden, layers, wide = config.hidden_size, config.num_hidden_layers, config.intermediate_size // tp
-    queries, keys = (n * config.head_dim // tp for n in (config.num_attention_heads, config.num_key_value_heads))
-    attention, mlp = hidden * (2 * queries + 2 * keys), 3 * hidden * wide
-    rest = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2) + (2 * layers + 1) * hidden
-    states = 16 * (layers * (attention + mlp) + rest) // options.shard
-    # Gathered: what is outside of attention and MLP with its gradient, and two modules with one's gradient.
-    gathered = of_compute * (2 * rest + 3 * max(attention, mlp)) if ranks.sharded else 0
-    _, micro = options.per_rank(data)
-    # Kept of each module: its input, and what its norm needs, in fp32 too; unless recomputed, what attention (queries
-    # and keys before and after rotation) and MLP (gate, its activation, up, product) keep.
-    inside = [(3 * queries + 4 * keys) * of_compute, 4 * wide * of_compute]
-    a_layer = 2 * hidden * (2 * of_compute + 8)
-    tokens = layers * a_layer + (max(inside) if options.activation_checkpointing else layers * sum(inside))
-    logits = min(LOGITS, micro * options.sequence * config.vocab_size) * (of_compute + 12)
-    return Need(states, gathered + micro * options.sequence * tokens + logits)
+    part = cost.part(config, ranks.tp)
+    tokens = options.per_rank(ranks.size)[1] * options.sequence
+    return cost.training(
+        part,
+        tokens,
+        2 if options.precision == "bf16" else 4,
+        shard=options.shard,
+        gathered=ranks.sharded,
+        recompute=options.activation_checkpointing,
+        logits=min(LOGITS, tokens * part.vocab),
+    )
 
 
 def check(config, options: Options, ranks: Ranks) -> None:

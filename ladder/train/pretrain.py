@@ -18,7 +18,7 @@ import ladder.job
 from ladder.errors import UserError
 from ladder.files import sha256
 from ladder.model.sizes import size
-from ladder.reading import read_json
+from ladder.reading import read_json, take
 from ladder.train import options as training
 from ladder.wiring import Wiring
 
@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> None:
     data, held_out = (packed_tokens(args.tokens, split, options.sequence, verify=first) for split in splits)
     check(data, options.batch, args.tokens / "train")
     check(held_out, 1, args.tokens / "validation")
-    vocab = read_json(args.tokens / "manifest.json")["vocab_size"]
+    manifest = args.tokens / "manifest.json"
+    vocab = take(read_json(manifest), "vocab_size", int, str(manifest), least=1)
     special = special_tokens(args.tokenizer, args.tokens, vocab)
 
     import torch
@@ -91,9 +92,9 @@ def special_tokens(tokenizer: Path, tokens: Path, vocab: int) -> dict:
             f"{tokens}/manifest.json: made with another tokenizer than {tokenizer}; run `ladder tokens` again"
         )
 
-    from transformers import AutoTokenizer
+    from ladder.data.tokenizer import load_auto
 
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    loaded = load_auto(tokenizer)
     if len(loaded) != vocab:
         raise UserError(
             f"{tokens}/manifest.json: vocab_size {vocab} is not the {len(loaded)} of {tokenizer}; "

@@ -7,42 +7,14 @@ import time
 import torch
 import torch.nn.functional as F
 
-from ladder.devices import DEVICES
+from ladder.devices import reported
 from ladder.train.ranks import Ranks
-
-# torch.cuda.get_device_name() -> row of the table of devices. A board with another peak has another name.
-NAMES = {
-    "NVIDIA H100 80GB HBM3": "h100",
-    "NVIDIA H100 PCIe": "h100-pcie",
-    "NVIDIA H200": "h200",
-    "NVIDIA B200": "b200",
-    "NVIDIA GB200": "gb200",
-    "NVIDIA A100-SXM4-80GB": "a100-80g",
-    "NVIDIA A100 80GB PCIe": "a100-80g",
-    "NVIDIA A100-SXM4-40GB": "a100-40g",
-    "NVIDIA A100-PCIE-40GB": "a100-40g",
-    "NVIDIA L40S": "l40s",
-    "NVIDIA L4": "l4",
-    "NVIDIA GeForce RTX 4090": "rtx-4090",
-    "AMD Instinct MI300X": "mi300x",
-}
-
-
-def flops_per_token(config, parameters: int, sequence: int) -> float:
-    """Of a training step: 6 for every weight that multiplies, and causal attention over ``sequence`` tokens.
-
-    ``parameters``: of the whole model. A look-up multiplies nothing, so embeddings count once, as the head. What is
-    recomputed in backward does not count.
-    """
-    looked_up = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
-    width = config.num_attention_heads * config.head_dim
-    return 6.0 * (parameters - looked_up) + 6.0 * config.num_hidden_layers * width * sequence
 
 
 def peak(device: torch.device, precision: str) -> float | None:
     """FLOP/s of ``device`` in bf16 matrix products; None where the table of devices does not know it."""
-    name = NAMES.get(torch.cuda.get_device_name(device)) if device.type == "cuda" and precision == "bf16" else None
-    return DEVICES[name].flops if name else None
+    row = reported(torch.cuda.get_device_name(device)) if device.type == "cuda" and precision == "bf16" else None
+    return row.flops if row else None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_iter
 from ladder.bench import memory
 from ladder.bench.memory import check_fits, in_flight, need
 from ladder.bench.plain import Decoder, random_weight
+from ladder.cost import GIB
 from ladder.errors import UserError
-from ladder.memory import GIB
-from ladder.model.modeling import LadderConfig, build
+from ladder.model.modeling import LadderConfig, LadderForCausalLM, build
 from ladder.model.sizes import SIZES
 from ladder.parallel.communicators import Solo
 from ladder.wiring import table
@@ -48,7 +48,12 @@ def test_weights_are_those_of_a_built_shard(name, tp):
 @pytest.mark.parametrize("name", SIZES)
 def test_one_rank_holds_the_whole_model(name):
     size = SIZES[name]
-    assert need(LadderConfig(**size.config()), 1, 1, 8, 2).weights == 2 * size.parameters
+    config = LadderConfig(**size.config())
+    with torch.device("meta"):
+        weights = [parameter.numel() for parameter in LadderForCausalLM(config).parameters()]
+    found = need(config, 1, 1, 8, 2)
+    assert (found.weights, found.loading) == (2 * sum(weights), 2 * max(weights))
+    assert size.parameters == sum(weights)
 
 
 @pytest.mark.parametrize("tp", [2, 8])

@@ -7,11 +7,12 @@ import torch
 
 from ladder import cli, records
 from ladder.bench import train
+from ladder.cost import part, training_flops
 from ladder.errors import UserError
 from ladder.model import LadderConfig, LadderForCausalLM
 from ladder.model.sizes import size
 from ladder.train import layout
-from ladder.train.speed import flops_per_token, peak
+from ladder.train.speed import peak
 
 WORDS = (
     "bench train --size tiny --layers 2 --sequence 16 --micro-batch 2 --steps 3 --device cpu --wirings standard ladder"
@@ -76,10 +77,15 @@ def test_flops_of_a_token():
     config = LadderConfig(**shape.config())
     weights = shape.parameters
     attention = 3 * 2 * 2 * shape.layers * shape.hidden * 128 / 2
-    assert flops_per_token(config, weights, 128) == 6 * weights + attention
+    assert (
+        training_flops(part(config), weights, 128)
+        == training_flops(part(shape), weights, 128)
+        == 6 * weights + attention
+    )
     apart = LadderConfig(**shape.config(tie_word_embeddings=False))
     more = sum(p.numel() for p in LadderForCausalLM(apart).parameters())
-    assert flops_per_token(apart, more, 128) == 6 * weights + attention  # a look-up multiplies nothing
+    assert part(apart).weights == more
+    assert more - part(apart).looked_up == weights  # a look-up multiplies nothing
 
 
 def test_the_share_of_the_peak(monkeypatch):

@@ -161,7 +161,7 @@ def test_adapt_names_the_row_that_a_template_refuses(hf, tmp_path):
         "{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
     )
     with pytest.raises(UserError, match=r"train\.jsonl:2: .*must alternate"):
-        packed_chat(path, hf, alternate, 64)
+        packed_chat(path, hf, alternate, 64, len(hf))
 
 
 def test_a_surrogate_is_cleaned_alike(ladder, tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from ladder.model.sizes import size
 
@@ -23,13 +24,15 @@ def tokenizer(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def llama(tmp_path, tokenizer):
-    """``llama(shards=2, dtype=..., ...)`` writes a foreign Llama directory with these changes of its configuration."""
+@pytest.fixture(scope="session")
+def make_llama(tokenizer):
+    """``make_llama(folder, shards=2, dtype=..., ...)`` writes a foreign Llama directory with these changes of its
+    configuration."""
 
-    def make(name="llama", shards=2, dtype=torch.float32, **changes):
+    disable_progress_bar()
+
+    def make(folder, shards=2, dtype=torch.float32, **changes):
         torch.manual_seed(0)
-        folder = tmp_path / name
         model = LlamaForCausalLM(LlamaConfig(**SHAPE | changes)).to(dtype)
         for key, parameter in model.named_parameters():
             if key.endswith(("bias", "norm.weight")):  # which start at 0 and 1
@@ -42,3 +45,9 @@ def llama(tmp_path, tokenizer):
         return folder
 
     return make
+
+
+@pytest.fixture
+def llama(tmp_path, make_llama):
+    """``llama(name, shards=2, dtype=..., ...)`` writes one in the test's folder."""
+    return lambda name="llama", **changes: make_llama(tmp_path / name, **changes)

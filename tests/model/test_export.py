@@ -1,6 +1,7 @@
 """Exported checkpoints give the same logits and tokens where this package cannot be imported."""
 
 import ast
+import copy
 import os
 import subprocess
 import sys
@@ -121,6 +122,65 @@ def test_an_export_is_a_checkpoint_of_this_package_too(models, exported, tmp_pat
     assert not {"auto_map", "wiring_rows", "wiring", "tensor_parallel_size"} & read_json(out / "config.json").keys()
 
 
+SPLIT = """
+import os, sys
+sys.modules["ladder"] = None
+import torch
+from pathlib import Path
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+from transformers.distributed import DistributedConfig
+
+found, ids = {}, torch.arange(12).view(2, 6)
+for name in ("ladder@1-2", "spd", "dtp-1", "desync-4x@1"):
+    how = {"distributed_config": DistributedConfig(tp_size=2), "trust_remote_code": True}
+    model = AutoModelForCausalLM.from_pretrained(Path(FOLDER) / name, **how)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            try:
+                found[f"{name} {grad}"] = model(ids).logits.detach()
+            except RuntimeError as error:
+                assert "tensor_parallel_size in config.json" in str(error)
+                found[f"{name} {grad}"] = torch.zeros(0)
+if os.environ["RANK"] == "0":
+    save_file(found, OUT)
+"""
+
+
+@pytest.fixture(scope="module")
+def split(exported, tmp_path_factory):
+    """What transformers' own tensor parallelism over two processes makes of the exports; nothing if they refuse."""
+    folder = tmp_path_factory.mktemp("split")
+    code = SPLIT.replace("FOLDER", repr(str(exported))).replace("OUT", repr(str(folder / "found.safetensors")))
+    (folder / "rank.py").write_text(code)
+    env = os.environ | {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "rank.py"]
+    done = subprocess.run(run, env=env, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return load_file(folder / "found.safetensors")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wiring", ["ladder@1-2", "spd", "dtp-1", "desync-4x@1"])
+def test_another_engine_s_tensor_parallelism_gives_the_same_function_or_none(models, split, wiring):
+    for grad in (False, True):
+        found = split[f"{wiring} {grad}"]
+        if WIRINGS[wiring] is None:
+            assert (found - models[wiring][1](IDS).logits).abs().max() < 1e-5
+        else:
+            assert found.numel() == 0
+
+
+@pytest.mark.parametrize("wiring", [wiring for wiring, tp in WIRINGS.items() if tp])
+def test_layers_of_another_engine_are_refused_in_a_tied_wiring(models, wiring):
+    model = copy.deepcopy(models[wiring][1])
+    for layer in model.model.layers:
+        layer.self_attn.o_proj = torch.nn.Linear(96, 96, bias=False)
+        layer.mlp.down_proj = torch.nn.Linear(256, 96, bias=False)
+    with pytest.raises(RuntimeError, match=r"tensor_parallel_size in config\.json"):
+        model(IDS)
+
+
 def test_the_modelling_file_holds_what_is_needed_and_no_more():
     text = modelling_file("ladder@1-2", None)
     assert "ladder@1-2" in ast.get_docstring(ast.parse(text))
@@ -133,12 +193,12 @@ def test_the_modelling_file_holds_what_is_needed_and_no_more():
 
 def test_a_damaged_checkpoint_is_not_exported(models, tmp_path, capsys, tokenizer):
     checkpoint, model = models["parallel"]
-    copy = tmp_path / "copy"
-    save(model, tokenizer, copy, {"model": "tiny", "wiring": "parallel", "variant": "adapted", "seed": 0})
-    content = bytearray((copy / "model.safetensors").read_bytes())
+    damaged = tmp_path / "damaged"
+    save(model, tokenizer, damaged, {"model": "tiny", "wiring": "parallel", "variant": "adapted", "seed": 0})
+    content = bytearray((damaged / "model.safetensors").read_bytes())
     content[-1] ^= 1
-    (copy / "model.safetensors").write_bytes(content)
-    assert main(["export", str(copy), str(tmp_path / "out")]) == 1
+    (damaged / "model.safetensors").write_bytes(content)
+    assert main(["export", str(damaged), str(tmp_path / "out")]) == 1
     assert "the checkpoint is damaged" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main(["export", str(checkpoint), str(checkpoint)]) == 1

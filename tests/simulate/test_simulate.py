@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ladder.bench.memory import need
+from ladder.cost import RESERVED, part
 from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import SIZES, size
-from ladder.simulate import cost
 from ladder.simulate.calibration import find_link, load, protocols
 from ladder.simulate.implementation import IMPLEMENTATIONS
 from ladder.simulate.model import Point, interval, predict
@@ -89,15 +89,14 @@ def test_intervals_are_wider_where_more_is_assumed():
 
 @pytest.mark.parametrize(("model", "tp"), [("llama-3.2-1b", 2), ("paper-1b", 4), ("llama-3-8b", 8)])
 def test_weights_and_cache_are_those_that_the_benchmark_counts(model, tp):
-    shape, how = size(model), IMPLEMENTATIONS["ladder"]
-    exact = need(LadderConfig(**shape.config()), tp, 4, 100, 2)
-    at = {"tp": np.array(tp), "batch": np.array(4.0), "prompt": np.array(1.0), "new_tokens": np.array(99.0)}
-    counted = cost.memory(shape, how, at) - cost.RESERVED
+    exact = need(LadderConfig(**size(model).config()), tp, 4, 100, 2)
+    point = BASE._replace(model=model, tp=tp, batch=4, prompt=1, new_tokens=99, implementation="ladder")
+    counted = predict([point], CALIBRATION).memory[0] - RESERVED
     assert counted == pytest.approx(exact.weights + exact.kv, rel=0.01)
 
 
 def test_heads_that_do_not_divide_count_for_the_fullest_rank():
-    mine = cost.rank(size("paper-3b"), np.array(8), IMPLEMENTATIONS["published"])
+    mine = part(size("paper-3b"), np.array(8))
     assert mine.queries == 5 * 64
     assert mine.keys == 5 * 64
 

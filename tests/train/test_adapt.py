@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ladder import cli, files, reading, records
 from ladder.data.chat import encode, pack
@@ -114,6 +115,56 @@ def test_no_chat_template(checkpoint, data, tmp_path, capsys):
     assert cli.main(words(bare, data, tmp_path / "out")) == 1
     assert f"{bare}: its tokenizer has no chat template" in capsys.readouterr().err
     assert cli.main(words(bare, data, tmp_path / "out", "--chat-template", "chatml")) == 0
+
+
+def test_a_head_of_its_own_is_trained_and_saved(checkpoint, data, tmp_path):
+    """Though config.json says that it is tied: transformers believes the weights, and so do we."""
+    odd = tmp_path / "odd"
+    shutil.copytree(checkpoint, odd)
+    (odd / "ladder.json").unlink()
+    torch.manual_seed(1)
+    head = torch.randn(300, 32) / 8
+    weights = load_file(odd / "model.safetensors")
+    save_file(weights | {"lm_head.weight": head}, odd / "model.safetensors", {"format": "pt"})
+    assert reading.read_json(odd / "config.json")["tie_word_embeddings"]
+    assert cli.main(words(odd, data, tmp_path, "--lr", "1e-5")) == 0
+    assert not reading.read_json(tmp_path / "model/config.json")["tie_word_embeddings"]
+    model, _ = load(tmp_path / "model")
+    assert (model.lm_head.weight - head).abs().max() < 1e-3
+    assert not torch.equal(model.lm_head.weight, head)
+    assert (model.model.embed_tokens.weight - weights["model.embed_tokens.weight"]).abs().max() < 1e-3
+
+
+def test_tokens_that_the_model_has_not_are_refused(checkpoint, data, tmp_path, capsys):
+    odd = tmp_path / "odd"
+    shutil.copytree(checkpoint, odd)
+    (odd / "ladder.json").unlink()
+    tokenizer = load(checkpoint)[1]
+    tokenizer.add_tokens([*(f"<filler {n}>" for n in range(300 - len(tokenizer))), "user"])
+    tokenizer.save_pretrained(odd)
+    assert cli.main(words(odd, data, tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert "train.jsonl:1: its token 'user' is number 300" in said
+    assert said.count("\n") == 1
+
+
+def test_what_a_configuration_leaves_open(checkpoint, data, tmp_path):
+    odd = tmp_path / "odd"
+    shutil.copytree(checkpoint, odd)
+    (odd / "ladder.json").unlink()
+    config = reading.read_json(odd / "config.json")
+    del config["max_position_embeddings"]
+    files.write_json(odd / "config.json", config | {"num_key_value_heads": None})
+    assert cli.main(words(odd, data, tmp_path)) == 0
+
+
+def test_a_checkpoint_without_tokenizer(checkpoint, data, tmp_path, capsys):
+    odd = tmp_path / "odd"
+    shutil.copytree(checkpoint, odd)
+    for file in [odd / "ladder.json", *odd.glob("*token*")]:
+        file.unlink()
+    assert cli.main(words(odd, data, tmp_path, "--chat-template", "chatml")) == 1
+    assert "no tokenizer there" in capsys.readouterr().err
 
 
 def test_damaged_checkpoint(checkpoint, data, tmp_path, capsys):

@@ -1,4 +1,4 @@
-// The simulator's equations: ladder/schedule.py and ladder/simulate/{cost,calibration,model}.py, function by function,
+// The simulator's equations: ladder/{schedule,cost}.py and ladder/simulate/{seconds,calibration,model}.py, part by part,
 // for one point at a time, in seconds and bytes. `tables` is what `ladder simulate page` writes. Nothing here knows the
 // page; a test compares the results with Python's.
 function simulator(tables) {
@@ -60,6 +60,23 @@ function simulator(tables) {
     };
   }
 
+  // Bytes that one rank needs at most.
+  function memory(size, how, at) {
+    const mine = rank(size, at.tp, how);
+    const layer = 2 * size.hidden * (mine.queries + mine.keys) + 3 * size.hidden * mine.intermediate + 2 * size.hidden;
+    const ends = mine.vocab * size.hidden * (size.tied ? 1 : 2) + size.hidden;
+    const cache = 2 * size.layers * mine.keys * at.batch * (at.prompt + at.new_tokens);
+    const tokens = at.batch * at.prompt;
+    const heads = mine.queries / Math.floor(size.hidden / size.heads);
+    const scores = how.score_passes ? 2 * at.prompt * heads : 0;
+    const layers = tokens * (4 * size.hidden + Math.max(6 * mine.queries + scores, 5 * mine.intermediate));
+    const rows = how.all_logits ? tokens : at.batch;
+    const logits = how.logit_copies * rows * mine.vocab + 2 * tokens * size.hidden;
+    return how.dtype_bytes * (size.layers * layer + ends + cache + Math.max(layers, logits)) + constants.reserved;
+  }
+
+  // ---- simulate/seconds.py
+
   // Seconds of an attention module, of an MLP, and of what is there once a pass.
   function work(size, how, device, prm, at, prefill) {
     const { batch, prompt } = at;
@@ -94,28 +111,13 @@ function simulator(tables) {
     return { attention, mlp, rest: prefill ? rest : rest + prm.step_scale * how.step_us * 1e-6 };
   }
 
-  // Bytes that one rank needs at most.
-  function memory(size, how, at) {
-    const mine = rank(size, at.tp, how);
-    const layer = 2 * size.hidden * (mine.queries + mine.keys) + 3 * size.hidden * mine.intermediate + 2 * size.hidden;
-    const ends = mine.vocab * size.hidden * (size.tied ? 1 : 2) + size.hidden;
-    const cache = 2 * size.layers * mine.keys * at.batch * (at.prompt + at.new_tokens);
-    const tokens = at.batch * at.prompt;
-    const heads = mine.queries / Math.floor(size.hidden / size.heads);
-    const scores = how.score_passes ? 2 * at.prompt * heads : 0;
-    const layers = tokens * (4 * size.hidden + Math.max(6 * mine.queries + scores, 5 * mine.intermediate));
-    const rows = how.all_logits ? tokens : at.batch;
-    const logits = how.logit_copies * rows * mine.vocab + 2 * tokens * size.hidden;
-    return how.dtype_bytes * (size.layers * layer + ends + cache + Math.max(layers, logits)) + constants.reserved;
-  }
-
   function slowdown(prm, nbytes) {
     const share = Math.log(nbytes / constants.small) / Math.log(constants.large / constants.small);
     const { interference_small: small, interference_large: large } = prm;
     return small + (large - small) * Math.min(Math.max(share, 0), 1);
   }
 
-  // ---- calibration.py
+  // ---- simulate/calibration.py
 
   const uncertain = [...calibration.fitted, ...Object.keys(assumed)];
   const covariance = uncertain.map((_, i) =>
@@ -180,7 +182,7 @@ function simulator(tables) {
     ];
   }
 
-  // ---- model.py
+  // ---- simulate/model.py
 
   const parameters = { ...calibration.parameters, step_scale: 1, device_scale: 1, link_scale: 1 };
   const raised = uncertain.map((name) => ({ ...parameters, [name]: parameters[name] * Math.exp(constants.step) }));
