@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOME = {
     "load": "ladder.model.checkpoint",
     "parallelize": "ladder.parallel.shard",
+    "rewire": "ladder.model.rewire",
     "LadderConfig": "ladder.model.modeling",
     "LadderForCausalLM": "ladder.model.modeling",
 }
