@@ -1,7 +1,8 @@
 """Checkpoints are Hugging Face directories: config, safetensors, tokenizer files, and ``ladder.json``.
 
 ``ladder.json`` says what the checkpoint is (model, wiring, variant, seed, commit) and holds the sha256 of every other
-file, so that a damaged copy is refused instead of evaluated. A ``standard`` checkpoint is a plain ``LlamaForCausalLM``.
+file, so that a damaged copy is refused instead of evaluated. A ``standard`` checkpoint is a plain one of its family, a
+``LlamaForCausalLM`` for example.
 """
 
 import shutil
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from ladder.errors import UserError, explained
 from ladder.files import CARD, atomic_write, need_disk, sha256, write_json
-from ladder.model.opened import Checkpoint, card, carried, rewired, verify
+from ladder.model.families import rewired
+from ladder.model.opened import Checkpoint, card, carried, verify
 from ladder.model.weights import EMBEDDINGS, HEAD
 from ladder.reading import read_json
 from ladder.records import git_commit
@@ -58,15 +60,14 @@ def without_code(folder: Path) -> list[str]:
 
 
 def load(folder: str | Path, dtype: str = "auto", mesh=None, **choices: bool):
-    """(model, tokenizer) of a checkpoint, verified. Raises UserError if it is damaged or not a Llama.
+    """(model, tokenizer) of a checkpoint, verified. Raises UserError if it is damaged or of a family that is not known.
 
-    The model is a :class:`LadderForCausalLM` for every wiring, ``standard`` included; the tokenizer is None where the
-    directory has none. With a 1-D ``mesh`` of ranks it is this rank's shard, as :func:`ladder.parallelize` makes it
-    with the same ``choices``, and only its slices are read: then names and shapes are checked, digests are not.
+    A Llama is a :class:`LadderForCausalLM` for every wiring, ``standard`` included; a model of another family is of the
+    family's own class, rewired (:func:`ladder.rewire`). The tokenizer is None where the directory has none. With a 1-D
+    ``mesh`` of ranks it is this rank's shard of a Llama, as :func:`ladder.parallelize` makes it with the same
+    ``choices``, and only its slices are read: then names and shapes are checked, digests are not.
     """
     from transformers.utils.logging import disable_progress_bar
-
-    from ladder.model.modeling import LadderForCausalLM
 
     disable_progress_bar()  # of reading the weights: it is one line in every log
     if mesh is None:
@@ -75,9 +76,10 @@ def load(folder: str | Path, dtype: str = "auto", mesh=None, **choices: bool):
     config, tokenizer = checkpoint.model_config(), checkpoint.tokenizer()
     dtype = checkpoint.dtype if dtype == "auto" else dtype
     if mesh is not None:
+        checkpoint.llama_only("mesh=")
         return _shard(checkpoint, config, dtype, mesh, choices), tokenizer
     with explained(f"{folder}: cannot load the checkpoint"):
-        model, loading = LadderForCausalLM.from_pretrained(
+        model, loading = _class(checkpoint).from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -87,7 +89,18 @@ def load(folder: str | Path, dtype: str = "auto", mesh=None, **choices: bool):
         )
     if problems := {key: sorted(map(str, names)) for key, names in loading.items() if names}:
         raise UserError(f"{folder}: the weights do not fit the configuration: {problems}")
+    if family := checkpoint.family:
+        with explained(f"{folder}: cannot be rewired"):
+            family.rewire(model, checkpoint.config.get("wiring", "standard"))
     return model.eval(), tokenizer
+
+
+def _class(checkpoint: Checkpoint):
+    if checkpoint.family:
+        return checkpoint.family.model_class
+    from ladder.model.modeling import LadderForCausalLM
+
+    return LadderForCausalLM
 
 
 def _shard(checkpoint: Checkpoint, config, dtype: str, mesh, choices: dict[str, bool]):
@@ -108,7 +121,9 @@ def slices(folder: str | Path, dtype=None) -> Callable:
     reads its own part. Names and shapes are checked by the files' headers. The digests are not: that would take
     reading everything.
     """
-    return _reader(Checkpoint.open(folder), dtype)
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.llama_only("a rank's slices of it")
+    return _reader(checkpoint, dtype)
 
 
 def _reader(checkpoint: Checkpoint, dtype) -> Callable:

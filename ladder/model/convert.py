@@ -1,6 +1,6 @@
-"""Rewire a Llama checkpoint: the same weights under another wiring.
+"""Rewire a decoder's checkpoint: the same weights under another wiring.
 
-in:  a Hugging Face directory of a Llama (or a hub name), safetensors
+in:  a Hugging Face directory of a decoder (or a hub name), safetensors
 out: OUT/ with the same weights bit for bit, the wiring in config.json, tokenizer and chat template carried
 
     ladder convert results/default/pretrain/tiny-standard-s0/model converted --wiring ladder@5-9
@@ -9,11 +9,14 @@ out: OUT/ with the same weights bit for bit, the wiring in config.json, tokenize
 Nothing is computed and nothing but headers is read into memory: the weights of all wirings have the same names. `fal`
 and `fal+` have one norm more, which starts at 0 and is trained by `ladder adapt`. A wiring in which a rank reads its
 own share (spd, desync-2x, partial, dtp-1, ...) is another function at every tensor-parallel degree: --tp says at which.
+
+Families other than Llama (`ladder families` lists them) have neither of these yet. Their config.json gets a model type
+of its own, `ladder_qwen3`, so that no other program computes another function from it; `--wiring standard` gives the
+original's back.
 """
 
 import argparse
 from pathlib import Path
-from types import SimpleNamespace
 
 from ladder.data.tokenizer import chat_template
 from ladder.errors import UserError
@@ -22,10 +25,9 @@ from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.model.checkpoint import seal, without_code
 from ladder.model.copying import Copier
-from ladder.model.opened import CARRIED, Checkpoint, carried, rewired, verify
-from ladder.model.weights import Tensor, copy_weights, has_signal, total_size, weight_files
+from ladder.model.opened import CARRIED, Checkpoint, carried, verify
+from ladder.model.weights import Tensor, copy_weights, total_size, weight_files
 from ladder.outputs import OutputFile, OutputModel, path_or_name
-from ladder.reading import read_json
 from ladder.wiring import Wiring
 
 
@@ -54,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
     columns |= {"wiring": args.wiring, "tp": args.tp, "variant": "converted"}
     with job(args, "convert", name, **columns) as this:
         size = convert(source, args.out, args.wiring, what, args.tp, template, args.source)
-        layers = read_json(args.out / "config.json")["num_hidden_layers"]
+        layers = Checkpoint.open(args.out).config["num_hidden_layers"]
         wiring = Wiring.parse(args.wiring)
         changed = 0 if wiring.name == "standard" else len(wiring.members(layers))
         this.finish(
@@ -87,11 +89,7 @@ def check(source: Path, wiring: str, tp: int | None = None) -> dict:
     from ladder.data.tokenizer import core
 
     checkpoint = Checkpoint.open(source)
-    rows = Wiring.parse(wiring, tp).of_model().table(checkpoint.config["num_hidden_layers"])
-    if tp is not None:
-        from ladder.parallel.slicing import check_degree
-
-        check_degree(SimpleNamespace(**checkpoint.config), tp, rows.ends_apart)
+    checkpoint.fit(wiring, tp)
     verify(source, but=[file.name for file in weight_files(source)])  # those while they are copied
     core(source)
     return checkpoint.card
@@ -112,14 +110,14 @@ def convert(
     is called.
     """
     checkpoint = Checkpoint.open(source)
-    found, config = checkpoint.tensors, rewired(checkpoint.config, wiring, tp)
+    found = checkpoint.tensors
     need_disk(out, total_size(found))
     with atomic_write(out, directory=True) as part:
-        digests = copy(source, part, found, has_signal(config), info)
+        digests = copy(source, part, found, checkpoint.signal(wiring, tp), info)
         if template:
             (part / "chat_template.jinja").write_text(template, encoding="utf-8")
             digests.pop("chat_template.jinja", None)
-        write_json(part / "config.json", config)
+        write_json(part / "config.json", checkpoint.rewired(wiring, tp))
         what = {key: value for key, value in info.items() if key not in ("sha256", "commit", "tp")}
         before = {key: info[key] for key in ("wiring", "tp", "variant") if info.get(key) is not None}
         degree = {} if tp is None else {"tp": tp}

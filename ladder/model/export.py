@@ -22,8 +22,8 @@ import ladder
 from ladder.files import atomic_write, need_disk, write_json
 from ladder.model.checkpoint import seal
 from ladder.model.convert import check, copy
-from ladder.model.opened import Checkpoint, rewired
-from ladder.model.weights import has_signal, rows_of, total_size
+from ladder.model.opened import Checkpoint
+from ladder.model.weights import rows_of, total_size
 from ladder.outputs import OutputModel
 from ladder.records import git_commit
 from ladder.residual import Row
@@ -60,10 +60,10 @@ def export(source: Path, out: Path) -> None:
     checkpoint = Checkpoint.open(source)
     wiring, tp = checkpoint.config.get("wiring", "standard"), checkpoint.config.get("tensor_parallel_size")
     info = check(source, wiring, tp)
-    found, config = checkpoint.tensors, rewired(checkpoint.config, wiring, tp)
+    found, config = checkpoint.tensors, checkpoint.rewired(wiring, tp)
     need_disk(out, total_size(found))
     with atomic_write(out, directory=True) as part:
-        digests = copy(source, part, found, has_signal(config), info)
+        digests = copy(source, part, found, checkpoint.signal(wiring, tp), info)
         if wiring != "standard":
             auto = {name: f"{MODULE}.{target}" for name, target in AUTO.items()}
             config |= {"auto_map": auto, "wiring_rows": [_not_default(row) for row in rows_of(config)]}

@@ -8,10 +8,12 @@ none. What transformers or torch would end on (shapes that cannot be, ids outsid
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from ladder.errors import UserError, explained
 from ladder.files import CARD, sha256
 from ladder.model.copying import damaged
+from ladder.model.families import Family, not_quantised, rewired
 from ladder.model.sizes import MOST
 from ladder.model.weights import EMBEDDINGS, HEAD, Tensor, check_shapes, same_values, tensors, weight_files
 from ladder.reading import REQUIRED, read_json, take
@@ -37,8 +39,8 @@ CARRIED = (
     "NOTICE*",
     "USE_POLICY*",
 )
-OURS = ("wiring", "tensor_parallel_size", "auto_map", "wiring_rows")  # keys of config.json that a plain Llama has not
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of weights: ours, torch's
+LLAMA = ("llama", "ladder")  # their model types: a plain one, and one under a wiring
 FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias")
 NEVER_NULL = ("max_position_embeddings", "rms_norm_eps", "hidden_act", *FLAGS)
 # Of these transformers knows the meaning; it takes seconds to import, so it is asked about others only.
@@ -54,16 +56,19 @@ class Checkpoint:
     config: dict
     tensors: dict[str, Tensor]
     dtype: str
+    family: Family | None = None  # None: a Llama
 
     @classmethod
     def open(cls, folder: str | Path) -> "Checkpoint":
-        """Read configuration and headers. Raises UserError for what is not a whole Llama."""
+        """Read configuration and headers. Raises UserError for what is no whole decoder of a known family."""
         folder = Path(folder)
         info = card(folder)
         stays_inside(folder, ["config.json", *(file.name for file in folder.glob("*.safetensors*"))])
         carried(folder)
         file = folder / "config.json"
-        config = checked(read_json(file), file)
+        stored = read_json(file)
+        family = None if stored.get("model_type") in LLAMA else Family.read(stored, file)
+        config = checked(stored, file) if family is None else family.filled()
         wiring, tp = config.get("wiring", "standard"), config.get("tensor_parallel_size")
         if info["wiring"] != wiring:
             raise UserError(
@@ -86,22 +91,49 @@ class Checkpoint:
             Wiring.parse(wiring, tp).of_model(config["num_hidden_layers"])
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
-        check_shapes(folder, config, found)
+        if family is None:
+            check_shapes(folder, config, found)
+        else:
+            family.check_shapes(folder, found)
         if unfit := next((name for name, tensor in found.items() if tensor.dtype not in DTYPES), None):
             raise UserError(
                 f"{found[unfit].file}: {unfit!r} is of type {found[unfit].dtype}; weights must be of "
                 f"{', '.join(DTYPES)}, so save it as one of those"
             )
-        if config["tie_word_embeddings"] and HEAD in found:
+        if family is None and config["tie_word_embeddings"] and HEAD in found:
             config["tie_word_embeddings"] = same_values(found[HEAD], found[EMBEDDINGS])
         dtype = config.get("dtype") or config.get("torch_dtype")
         if dtype is None:
             dtype = config["dtype"] = DTYPES[next(iter(found.values())).dtype]
-        return cls(folder, info, config, found, dtype)
+        return cls(folder, info, config, found, dtype, family)
 
     def model_config(self):
-        """The :class:`LadderConfig`. Raises UserError for what transformers refuses."""
-        return model_config(self.config, self.folder / "config.json")
+        """The configuration of the model that is loaded. Raises UserError for what transformers refuses."""
+        return self.family.config if self.family else model_config(self.config, self.folder / "config.json")
+
+    def fit(self, wiring: str, tp: int | None = None) -> None:
+        """Refuse a wiring (at ``tp`` ranks, if it belongs to some) that this model cannot have."""
+        depth = self.config["num_hidden_layers"]
+        table = Wiring.parse(wiring, tp).of_model().table(depth)
+        if self.family:
+            self.family.fit(wiring, table)
+        elif tp is not None:
+            from ladder.parallel.slicing import check_degree
+
+            check_degree(SimpleNamespace(**self.config), tp, table.ends_apart)
+
+    def signal(self, wiring: str, tp: int | None = None) -> bool:
+        """Whether ``wiring`` gives this model a norm of the first attention."""
+        return Wiring.parse(wiring, tp).table(self.config["num_hidden_layers"]).signal
+
+    def rewired(self, wiring: str, tp: int | None = None) -> dict:
+        """The config.json of this model under another wiring, at ``tp`` ranks if it belongs to some."""
+        return rewired(self.family.stored if self.family else self.config, wiring, tp)
+
+    def llama_only(self, use: str) -> None:
+        """Refuse a ``use`` of the checkpoint that other families do not have yet."""
+        if self.family:
+            raise UserError(f"{self.folder}: {use}: not yet for {self.family.name}, only for Llama")
 
     def tokenizer(self):
         """transformers' tokenizer, None if the directory has none. Raises UserError for one that cannot be used."""
@@ -208,15 +240,10 @@ def stays_inside(folder: Path, names: list[str]) -> list[str]:
 
 def checked(config: dict, file: Path) -> dict:
     """``config`` (of config.json) with numbers that can be a Llama's, defaults filled in. Raises UserError."""
-    kind = config.get("model_type")
-    if kind not in ("llama", "ladder"):
-        raise UserError(f"{file}: model_type {kind!r} cannot be read or rewired; 'llama' (Llama 2, 3, 3.1, 3.2) can")
     for name in take(config, "architectures", list, str(file), []):
         if name not in ("LlamaForCausalLM", "LadderForCausalLM"):
             raise UserError(f"{file}: architecture {name!r} cannot be read or rewired; 'LlamaForCausalLM' can")
-    if method := config.get("quantization_config"):
-        method = method.get("quant_method", "by an unknown method") if isinstance(method, dict) else method
-        raise UserError(f"{file}: its weights are quantised ({method}); convert the original and quantise the result")
+    not_quantised(config, file)
     where, config = str(file), dict(config)
     if null := next((key for key in NEVER_NULL if config.get(key, key) is None), None):
         raise UserError(f"{file}: {null} is null; give its value, or leave it out for transformers' default")
@@ -256,16 +283,6 @@ def checked(config: dict, file: Path) -> dict:
     if any(value not in COMMON[key] for key, value in asked.items()):
         model_config(config, file)
     return config
-
-
-def rewired(config: dict, wiring: str, tp: int | None = None) -> dict:
-    """``config`` (of config.json) for another wiring, at ``tp`` ranks if it belongs to some; ``standard`` gives a plain
-    Llama's."""
-    config = {key: value for key, value in config.items() if key not in OURS}
-    if wiring == "standard":
-        return config | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    degree = {} if tp is None else {"tensor_parallel_size": tp}
-    return config | {"model_type": "ladder", "architectures": ["LadderForCausalLM"], "wiring": wiring} | degree
 
 
 def model_config(config: dict, file: Path):

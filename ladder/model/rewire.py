@@ -9,7 +9,7 @@ into modules is a row of FORMS, recognised from the layer's submodules, and prov
 ``standard`` it must give the untouched model's logits to the last bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ladder.errors import UserError
-from ladder.residual import Landed, Module, ResidualStream, Table
+from ladder.residual import Landed, Module, ResidualStream, Row, Table
 from ladder.wiring import Wiring
 
 PROBE = 5  # tokens
@@ -120,14 +120,14 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 class Rewiring:
     """What the layers of one model share: the table, and during a forward pass the stream."""
 
-    def __init__(self, table: Table, all_reduce: Callable):
-        self.table, self.all_reduce, self.signal_norm = table, all_reduce, None
+    def __init__(self, rows: Sequence[Row], all_reduce: Callable):
+        self.table, self.all_reduce = Table(rows), all_reduce
         self.stream: ResidualStream | None = None
 
     def layer(self, number: int, layer: nn.Module, form: Form, x: torch.Tensor, arguments: dict) -> torch.Tensor:
         """Run layer ``number`` of the stream that began as ``x`` [B, S, D]; what has landed of it, or its end."""
         if number == 0:
-            self.stream = ResidualStream(x, self.table, self.all_reduce, self.signal_norm)
+            self.stream = ResidualStream(x, self.table, self.all_reduce)
         stream = self.stream
         stream.run(_module(layer, form.attention, arguments))
         stream.run(_module(layer, form.mlp, {}))
@@ -172,16 +172,22 @@ def rewire(model: nn.Module, wiring: str, all_reduce: Callable = Landed) -> nn.M
     Raises UserError where the wiring does not fit the model, and where the family's layers are not understood; the
     model is then as it was.
     """
+    depth = len(layers_of(model))
+    return run_by(model, Wiring.parse(wiring).of_model(depth).table(depth), wiring, all_reduce)
+
+
+def run_by(model: nn.Module, table: Table, wiring: str, all_reduce: Callable = Landed) -> nn.Module:
+    """:func:`rewire` by the wiring's table."""
     layers = layers_of(model)
     if hasattr(layers[0], "rewiring"):
         restore(model)
-    chosen = Wiring.parse(wiring).of_model(len(layers))
     forms = [form_of(layer) for layer in layers]
-    table = chosen.table(len(layers))
+    if table.signal:
+        raise UserError(f"wiring {wiring!r} needs a norm of the first attention, which {type(model).__name__} lacks")
     if table.has("hold") and (form := next((form for form in forms if form.attention.after), None)):
         raise UserError(f"wiring {wiring!r} reduces two modules together, and layers with {form.words} norm each sum")
     expected, whole = _untouched(model, layers)
-    rewiring = Rewiring(Wiring("standard").table(len(layers)), all_reduce)
+    rewiring = Rewiring([Row()] * len(table), all_reduce)
     for number, (layer, form) in enumerate(zip(layers, forms, strict=True)):
         layer.__class__ = _rewired(type(layer))
         layer.rewiring, layer.place = rewiring, (number, form, whole)
@@ -195,8 +201,25 @@ def rewire(model: nn.Module, wiring: str, all_reduce: Callable = Landed) -> nn.M
         if not same:
             restore(model)
             raise UserError(f"{type(model).__name__}: its layers do more than their submodules say{reason}")
-    rewiring.table = table
+    set_table(model, table)
     return model
+
+
+def set_table(model: nn.Module, table: Table) -> None:
+    """Exchange the table of a rewired model, or of this package's own Llama."""
+    first = layers_of(model)[0]
+    if hasattr(first, "rewiring"):
+        first.rewiring.table = table
+    else:
+        model.model.rows = table
+
+
+def set_wiring(model: nn.Module, wiring: str, tp: int | None = None) -> None:
+    """Rewire a model of any family in place. ``tp``: the number of ranks of a wiring that depends on it (own Llama)."""
+    if hasattr(model.base_model, "set_wiring"):
+        model.base_model.set_wiring(wiring, tp)
+    else:
+        rewire(model, wiring)
 
 
 def restore(model: nn.Module) -> nn.Module:

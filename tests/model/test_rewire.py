@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from families import NAMES, tiny
 
 from ladder.errors import UserError
 from ladder.model.rewire import FORMS, layers_of, restore, rewire
+from ladder.model.tiny import NAMES, tiny
 
 IDS = torch.tensor([[5, 9, 2, 33, 7, 21, 40]])
 LEAST = 60  # families

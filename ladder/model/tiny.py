@@ -22,8 +22,19 @@ SHAPE = {
 }
 
 
+class NoSmallModel(ValueError):
+    """A family cannot be made in this shape; the cause says why."""
+
+
 def tiny(name: str, **changes) -> torch.nn.Module:
-    """The family's model in evaluation mode, made from seed 0. Raises whatever the family raises for such a shape."""
+    """The family's model in evaluation mode, made from seed 0, of shape SHAPE with ``changes``. Raises NoSmallModel."""
+    try:
+        return _made(name, changes)
+    except Exception as error:  # whatever a family's code says of a shape that is not its own
+        raise NoSmallModel(f"no small model: {type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+
+
+def _made(name: str, changes: dict) -> torch.nn.Module:
     kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name]
     default = CONFIG_MAPPING[name]().get_text_config(decoder=True)
     shape = {key: value for key, value in (SHAPE | changes).items() if hasattr(default, key)}
@@ -38,5 +49,6 @@ def tiny(name: str, **changes) -> torch.nn.Module:
         size = sum(parameter.numel() for parameter in model_class(config).parameters())
     if size > LARGEST:
         raise ValueError(f"{size:,} parameters at least")
-    torch.manual_seed(0)
-    return model_class(config).eval()
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return model_class(config).eval()

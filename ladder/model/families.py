@@ -1,0 +1,167 @@
+"""Decoders of other families than Llama: what a config.json says of one, whether it can be rewired, how it is loaded.
+
+A converted checkpoint keeps its family's configuration and gets a model type that only this package knows. The model is
+transformers' own, its layers rewired (ladder.model.rewire); so whether a family is taken is decided there, first on a
+model without weights, and with the weights when it is loaded.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from ladder.errors import UserError, explained
+from ladder.model.sizes import MOST
+from ladder.model.weights import Tensor
+from ladder.reading import REQUIRED, take
+from ladder.residual import Table
+
+PREFIX = "ladder_"  # of the model type under a wiring
+OURS = ("wiring", "tensor_parallel_size", "auto_map", "wiring_rows")  # keys of config.json that a plain model has not
+WIDTHS = ("num_hidden_layers", "hidden_size", "vocab_size")
+BOUNDLESS = 2**31  # positions of a decoder that has no embedding of them
+
+
+def not_quantised(config: dict, file: Path) -> None:
+    """Refuse a config.json of quantised weights."""
+    if method := config.get("quantization_config"):
+        method = method.get("quant_method", "by an unknown method") if isinstance(method, dict) else method
+        raise UserError(f"{file}: its weights are quantised ({method}); convert the original and quantise the result")
+
+
+def rewired(config: dict, wiring: str, tp: int | None = None) -> dict:
+    """``config`` (of config.json) for another wiring, at ``tp`` ranks if it belongs to some; ``standard`` gives that of
+    the plain family. Any other has a model type that only this package knows: nobody else computes another function."""
+    kind = config["model_type"].removeprefix(PREFIX)
+    kind = "llama" if kind == "ladder" else kind
+    ours = "ladder" if kind == "llama" else PREFIX + kind
+    classes = [name.removeprefix("Ladder") for name in config.get("architectures") or ()]
+    named = [f"Ladder{name}" for name in classes]
+    if kind == "llama":
+        classes, named = ["LlamaForCausalLM"], ["LadderForCausalLM"]
+    config = {key: value for key, value in config.items() if key not in OURS}
+    if wiring == "standard":
+        return config | {"model_type": kind} | ({"architectures": classes} if classes else {})
+    degree = {} if tp is None else {"tensor_parallel_size": tp}
+    return config | {"model_type": ours} | ({"architectures": named} if named else {}) | {"wiring": wiring} | degree
+
+
+@dataclass(frozen=True)
+class Family:
+    """A checkpoint's family. name: its model type as transformers calls it; stored: the config.json as it is; config,
+    model_class: transformers'."""
+
+    name: str
+    file: Path
+    stored: dict
+    config: object
+    model_class: type
+
+    @classmethod
+    def read(cls, stored: dict, file: Path) -> "Family":
+        """Of a config.json. Raises UserError for a family, or a model of it, that transformers does not know."""
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        name = take(stored, "model_type", str, str(file), REQUIRED).removeprefix(PREFIX)
+        classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(name, ())
+        classes = (classes,) if isinstance(classes, str) else classes
+        if not classes:
+            raise UserError(
+                f"{file}: model_type {stored['model_type']!r} cannot be read or rewired; it is none of transformers "
+                f"{transformers.__version__}'s causal language models"
+            )
+        given = [f"{one}".removeprefix("Ladder") for one in take(stored, "architectures", list, str(file), None) or ()]
+        if unknown := [one for one in given if one not in classes]:
+            raise UserError(
+                f"{file}: architecture {unknown[0]!r} cannot be read or rewired; {', '.join(classes)} of {name} can"
+            )
+        not_quantised(stored, file)
+        plain = {key: value for key, value in stored.items() if key not in (*OURS, "architectures")}
+        with explained(f"{file}: not a {name} that transformers knows"):
+            config = CONFIG_MAPPING[name].from_dict(copy.deepcopy(plain | {"model_type": name}))
+            text = config.get_text_config(decoder=True)
+            widths = {key: getattr(text, key, None) for key in WIDTHS}
+        not_quantised(getattr(text, "__dict__", {}), file)
+        for key in WIDTHS:
+            take(widths, key, int, str(file), least=1, most=MOST[key])
+        return cls(name, file, stored, config, getattr(transformers, (given or classes)[0]))
+
+    def filled(self) -> dict:
+        """config.json with what others ask of it, which it may call by other names or leave to the default."""
+        text = self.config.get_text_config(decoder=True)
+        said = {key: getattr(text, key) for key in WIDTHS}
+        said["max_position_embeddings"] = getattr(text, "max_position_embeddings", None) or BOUNDLESS
+        said["tie_word_embeddings"] = bool(getattr(self.config, "tie_word_embeddings", False))
+        return self.stored | said
+
+    @cached_property
+    def skeleton(self):
+        """The model without weights."""
+        import torch
+
+        with torch.device("meta"), explained(f"{self.file}: not a {self.name} that transformers can make"):
+            return self.model_class(copy.deepcopy(self.config)).eval()
+
+    def check_shapes(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        """Every tensor that the model knows by its name has the model's shape. Where transformers renames or joins a
+        family's weights as it loads them, that is all that headers can tell; else every tensor is there, and no other.
+        """
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        model = self.skeleton
+        state = model.state_dict(keep_vars=True)
+        seen = set()
+        converted = bool(get_model_conversion_mapping(model, add_legacy=False))
+        for name, tensor in sorted(tensors.items()):
+            called = next((one for one in (name, f"{model.base_model_prefix}.{name}") if one in state), None)
+            if called is None:
+                if converted or self._ignored(name):
+                    continue
+                raise UserError(f"{folder}: unexpected tensor {name!r}: not of a {self.name} of its config.json")
+            if tuple(state[called].shape) != tensor.shape:
+                shape = tuple(state[called].shape)
+                raise UserError(f"{folder}: {name!r} has shape {tensor.shape}, its config.json says {shape}")
+            seen.add(called)
+        shared = {id(state[name]) for name in seen}
+        if not converted and (missing := [name for name, value in state.items() if id(value) not in shared]):
+            raise UserError(f"{folder}: tensor {missing[0]!r} is missing")
+
+    def _ignored(self, name: str) -> bool:
+        import re
+
+        patterns = self.skeleton._keys_to_ignore_on_load_unexpected or ()
+        return name.endswith(".rotary_emb.inv_freq") or any(re.search(pattern, name) for pattern in patterns)
+
+    def fit(self, wiring: str, table: Table) -> None:
+        """Refuse a wiring that this model cannot have, and a family whose layers are not understood."""
+        self.refuse(wiring, table)
+        with explained(f"{self.file}: cannot be rewired"):
+            _proved(self.name)
+            self.rewire(self.skeleton, wiring)
+
+    def refuse(self, wiring: str, table: Table) -> None:
+        if table.shares or table.signal:
+            kind = "a rank's own share" if table.shares else "a norm of the first attention"
+            raise UserError(f"{self.file}: wiring {wiring!r} needs {kind}: not yet for {self.name}, only for Llama")
+
+    def rewire(self, model, wiring: str):
+        """``model``, loaded or without weights, under ``wiring``; ``standard`` leaves it as it is."""
+        from ladder.model.rewire import rewire
+
+        return model if wiring == "standard" else rewire(model, wiring)
+
+
+@cache
+def _proved(name: str) -> None:
+    """Try the family on a small model of it, since one without weights cannot show what its layers compute. Raises
+    UserError where they do more than their submodules say; a family that has no small model is tried when loaded."""
+    from ladder.model.rewire import rewire
+    from ladder.model.tiny import NoSmallModel, tiny
+
+    try:
+        model = tiny(name)
+    except NoSmallModel:
+        return
+    rewire(model, "standard")
