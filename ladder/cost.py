@@ -86,12 +86,25 @@ class Part:
         return 2 * self.layers * self.keys * batch * length
 
 
+@dataclass(frozen=True)
+class Counted(Part):
+    """Of another family than Llama: its weights are counted on the model, its activations estimated as a Llama's."""
+
+    counted: int = 0
+
+    @property
+    def weights(self) -> int:
+        return self.counted
+
+
 def part(model, tp=1, split_vocabulary: bool = False, signal: bool = False) -> Part:
     """Of the fullest of ``tp`` ranks; where there are more ranks than KV heads, each holds one.
 
-    model: a :class:`ladder.model.sizes.Size` or a Hugging Face Llama's config. split_vocabulary: embeddings and head
-    are split too. signal: see :class:`Part`.
+    model: a :class:`ladder.model.sizes.Size`, a Hugging Face Llama's config, or the Part itself.
+    split_vocabulary: embeddings and head are split too. signal: see :class:`Part`.
     """
+    if isinstance(model, Part):
+        return model
     of = model if hasattr(model, "hidden_size") else SimpleNamespace(**model.config())
     head = getattr(of, "head_dim", None) or of.hidden_size // of.num_attention_heads
     queries, keys = (-(-count // tp) * head for count in (of.num_attention_heads, of.num_key_value_heads))
@@ -100,6 +113,17 @@ def part(model, tp=1, split_vocabulary: bool = False, signal: bool = False) -> P
     biases = {key: getattr(of, key, False) for key in ("attention_bias", "mlp_bias")}
     shape = (of.num_hidden_layers, of.hidden_size, head, queries, keys, width, vocab, of.tie_word_embeddings)
     return Part(*shape, **biases, signal=signal)
+
+
+def counted(config, weights: int) -> Counted:
+    """Of a model of another family with so many ``weights``, on one rank. config: Hugging Face's."""
+    of = config.get_text_config(decoder=True)
+    heads = getattr(of, "num_attention_heads", 1)
+    head = getattr(of, "head_dim", None) or of.hidden_size // heads
+    keys = getattr(of, "num_key_value_heads", None) or heads
+    width = getattr(of, "intermediate_size", None) or 4 * of.hidden_size
+    widths = (of.num_hidden_layers, of.hidden_size, head, heads * head, keys * head, width, of.vocab_size)
+    return Counted(*widths, bool(getattr(config, "tie_word_embeddings", False)), counted=weights)
 
 
 def eager_prefill(part: Part, batch: int, prompt: int, dtype_bytes: int, in_flight: int) -> int:

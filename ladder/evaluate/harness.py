@@ -108,11 +108,13 @@ def wrap(model, tokenizer, batch: int, max_length: int | None):
     that are no numbers, raise UserError: neither gives a result."""
     from lm_eval.models.huggingface import HFLM
 
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+
     def known(ids):
-        if len(ids) and (most := int(max(ids))) >= model.config.vocab_size:
+        if len(ids) and (most := int(max(ids))) >= vocabulary:
             raise UserError(
                 f"its token {tokenizer.convert_ids_to_tokens(most)!r} is number {most}, but the model has a vocab_size "
-                f"of {model.config.vocab_size}; use the tokenizer that the model was trained with"
+                f"of {vocabulary}; use the tokenizer that the model was trained with"
             )
         return ids
 

@@ -32,7 +32,7 @@ from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import path_or_name
 from ladder.reading import read_json, take
-from ladder.wiring import Wiring, table
+from ladder.wiring import Wiring
 
 MOST = math.log(sys.float_info.max)  # nats whose perplexity is a float
 FREE = 0.01  # nats: smaller changes of the loss do not matter
@@ -80,15 +80,14 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from ladder.model import load
-    from ladder.parallel.slicing import check_degree
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this machine has no CUDA device; use --device cpu")
-    model, _ = load(checkpoint)
-    layers = model.config.num_hidden_layers
     for wiring, tp in degrees.items():
-        check_degree(model.config, tp or 1, table(wiring, layers, tp).ends_apart)
+        opened.fit(wiring, tp)
+    layers = opened.config["num_hidden_layers"]
+    model, _ = load(checkpoint)
     name = args.model or described["model"]
     about = {"model": name, "variant": "converted", "seed": described.get("seed")}
     run = name if about["seed"] is None else f"{name}-s{about['seed']}"
@@ -209,15 +208,17 @@ def scan(model, degrees: dict[str, int | None], windows: np.ndarray, batch: int,
 
     degrees: {wiring: tensor-parallel degree or None}; windows: token ids [N, S + 1].
     """
-    layers = model.config.num_hidden_layers
-    model.model.set_wiring("standard")
+    from ladder.model.rewire import layers_of, set_wiring
+
+    layers = len(layers_of(model))
+    set_wiring(model, "standard")
     original = losses(model, windows, batch)
     for wiring, tp in degrees.items():
         yield Point(wiring, tp, 0, "", original, np.zeros_like(original))
         for first in reversed(range(layers)):
             last = first if each else layers - 1
             chosen = str(first) if first == last else f"{first}-{last}"
-            model.model.set_wiring(f"{wiring}@{chosen}", tp)
+            set_wiring(model, f"{wiring}@{chosen}", tp)
             loss = losses(model, windows, batch)
             yield Point(wiring, tp, last - first + 1, chosen, loss, loss - original)
 

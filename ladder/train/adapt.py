@@ -22,6 +22,8 @@ from ladder.reading import jsonl_rows, read_json
 from ladder.train import methods
 from ladder.train import options as training
 
+PROBE = 8  # tokens
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     ladder.job.add_arguments(parser)
@@ -70,9 +72,15 @@ def main(args: argparse.Namespace) -> None:
     from ladder.train.layout import distribute
     from ladder.train.run import carry_out
 
+    if options.compile:
+        checkpoint.llama_only("--compile")
     with ranks.start(options) as these:
         torch.manual_seed(options.seed)
+        if these.world_size > 1:
+            checkpoint.llama_only("training over several ranks")
         model, _ = load(args.checkpoint, dtype="float32")  # master weights
+        if checkpoint.family:
+            packed_apart(model, checkpoint)
         check(data, options.batch, files[0])
         check(held_out, 1, files[1])
         inputs = {"checkpoint": described.get("sha256") or str(args.checkpoint)}
@@ -111,6 +119,29 @@ def check_teacher(checkpoint, teacher: Path, sequence: int) -> dict:
     if ours != theirs:
         raise UserError(f"--teacher {teacher}: its tokenizer is not that of {checkpoint.folder}; name the original")
     return original.card
+
+
+def packed_apart(model, checkpoint) -> None:
+    """Refuse a family of which packed conversations see each other, or whose losses cannot be taken from its final
+    hidden states: a text after another one has the logits that it has alone."""
+    import torch
+
+    from ladder.train.losses import scored
+
+    vocabulary = checkpoint.config["vocab_size"]
+    ids, positions = torch.arange(2 * PROBE)[None] % vocabulary, torch.arange(PROBE).repeat(2)[None]
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        given = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+        packed = scored(model, lambda hidden, head: head(hidden), **given)[:, PROBE:]
+        alone = model(input_ids=ids[:, PROBE:], use_cache=False).logits
+    model.train(training)
+    if (packed - alone).abs().max() > 1e-4 * alone.abs().max():
+        raise UserError(
+            f"{checkpoint.folder}: conversations packed into a row would see each other; a {checkpoint.family.name} "
+            "cannot be adapted yet"
+        )
 
 
 def packed_chat(path: Path, tokenizer, template: str, sequence: int, vocabulary: int):

@@ -153,7 +153,7 @@ class Layout:
     def gathered(self, model, keep: bool = True) -> dict[str, torch.Tensor]:
         """The whole weights on the CPU, one after the other; nothing where not ``keep``. All ranks call it together."""
         found = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
+        for name, parameter in model.state_dict().items():  # buffers that are saved too
             value, cut = whole(parameter), self.cut(name)
             if cut is not None:
                 parts = [torch.empty_like(value) for _ in range(self.ranks.tp)]

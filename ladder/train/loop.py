@@ -15,6 +15,7 @@ import torch
 
 from ladder import cost
 from ladder.errors import UserError
+from ladder.model.modeling import LadderForCausalLM
 from ladder.progress import Progress
 from ladder.train.batches import evenly
 from ladder.train.losses import measure, tokens
@@ -50,9 +51,10 @@ def train(
     per_step = options.batch * options.sequence  # tokens
     every = math.ceil(options.steps / POINTS)
     saved = state.step
-    most = peak(ranks.device, options.precision)
-    whole = cost.part(model.config)
-    token_flops = cost.training_flops(whole, model.layout.parameters - whole.looked_up, options.sequence)
+    most, token_flops = None, 0
+    if isinstance(model, LadderForCausalLM):  # of another family nobody counted the FLOPs
+        most, whole = peak(ranks.device, options.precision), cost.part(model.config)
+        token_flops = cost.training_flops(whole, model.layout.parameters - whole.looked_up, options.sequence)
     model.train()
 
     with (

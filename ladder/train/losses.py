@@ -13,7 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.distributed.fsdp import FSDPModule
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from ladder.model.modeling import LadderForCausalLM
 from ladder.train.batches import IGNORE
 
 LOGITS = 2**27  # of a piece, at most: half a gigabyte in fp32
@@ -47,11 +49,11 @@ def measure(
     targets = picked(targets)
     if teacher is not None:
         with torch.no_grad():
-            known = teacher(**given, score=lambda hidden, head: picked(hidden))  # [N, D]
+            known, teacher_head = scored(teacher, lambda hidden, head: (picked(hidden), head), **given)  # [N, D]
         if isinstance(teacher, FSDPModule):
             teacher.unshard()  # the head too, which runs outside of its forward
 
-    def terms(hidden: torch.Tensor, head: torch.nn.Module, piece: slice) -> torch.Tensor:
+    def terms(hidden: torch.Tensor, head: Callable, piece: slice) -> torch.Tensor:
         """[n, D] -> [K, n]"""
         logits = head(hidden[None])[0].float()
         found = {}
@@ -59,22 +61,55 @@ def measure(
             found["loss"] = F.cross_entropy(logits, targets[piece], ignore_index=IGNORE, reduction="none")
         if "kl" in weights:
             with torch.no_grad():
-                expected = teacher.lm_head(known[piece][None])[0].float()
+                expected = teacher_head(known[piece][None])[0].float()
             found["kl"] = divergence(expected, logits, temperature)
         if "hidden" in weights:
             apart = hidden.unflatten(-1, (-1, known.shape[-1]))  # streams that end apart: each against the teacher's
             found["hidden"] = (apart.float() - known[piece].float()[:, None]).square().mean((1, 2))
         return torch.stack([found[name] for name in weights])
 
-    def score(hidden: torch.Tensor, head: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(hidden: torch.Tensor, head: Callable) -> tuple[torch.Tensor, torch.Tensor]:
         return in_pieces(terms, torch.tensor(list(weights.values()), device=device), picked(hidden), head, most)
 
-    total, values = model(**given, score=score)
+    total, values = scored(model, score, **given)
     if index is not None:
         everywhere = values.new_zeros(len(values), batch.targets.size)
         everywhere[:, index] = values
         values = everywhere
     return total, dict(zip(weights, values.unflatten(1, batch.targets.shape), strict=True))
+
+
+def scored(model, score: Callable, **given):
+    """What ``score(hidden, head)`` gives of the final normed hidden states, of a model of any family."""
+    if isinstance(model, LadderForCausalLM):
+        return model(**given, score=score)
+    return score(model.base_model(**given).last_hidden_state, FamilyHead(model))
+
+
+class FamilyHead:
+    """What a family makes of final hidden states [B, S, D]: its own forward around a decoder that gives them, so that
+    logits are scaled and capped as the family does it."""
+
+    def __init__(self, model):
+        self.model, head = model, model.get_output_embeddings()
+        self.out_features, self.parameters = head.weight.shape[0], head.parameters
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        inside, name = self.model._modules, self.model.base_model_prefix
+        decoder, inside[name] = inside[name], _Given(hidden)
+        try:
+            return self.model(inputs_embeds=hidden, use_cache=False).logits
+        finally:
+            inside[name] = decoder
+
+
+class _Given(torch.nn.Module):
+    def __init__(self, hidden: torch.Tensor):
+        super().__init__()
+        self.output = MoeModelOutputWithPast(last_hidden_state=hidden)
+
+    def forward(self, *args, **kwargs):
+        return self.output
 
 
 def tokens(batch) -> np.ndarray:
@@ -93,7 +128,7 @@ def divergence(expected: torch.Tensor, logits: torch.Tensor, temperature: float)
 
 
 def in_pieces(
-    terms: Callable, weights: torch.Tensor, hidden: torch.Tensor, head: torch.nn.Module, most: int
+    terms: Callable, weights: torch.Tensor, hidden: torch.Tensor, head: Callable, most: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(weights @ values summed over tokens, values [K, N] without gradient) of ``terms(hidden, head, piece)`` [K, n].
 
@@ -107,25 +142,28 @@ def in_pieces(
         pieces = (slice(start, start + length) for start in range(0, len(hidden), length))
         values = torch.cat([terms(hidden[piece], head, piece) for piece in pieces], 1)
         return weights @ values.sum(1), values
-    return _Pieces.apply(hidden, head.weight, head, terms, weights, length)
+    return _Pieces.apply(hidden, head, terms, weights, length, *head.parameters())
 
 
 class _Pieces(torch.autograd.Function):
     """The gradients are those of the weighted sum, taken in forward; backward only scales them."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, head, terms, weights, length):
-        of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+    def forward(ctx, hidden, head, terms, weights, length, *parameters):
+        of_hidden = torch.empty_like(hidden)
+        of_head = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
         values = []
         for start in range(0, len(hidden), length):
             piece = slice(start, start + length)
             with torch.enable_grad():
                 part = hidden[piece].detach().requires_grad_()
                 found = terms(part, head, piece)
-                of_hidden[piece], more = torch.autograd.grad(weights @ found.sum(1), (part, head.weight))
-            of_weight += more
+                of_hidden[piece], *more = torch.autograd.grad(weights @ found.sum(1), (part, *head.parameters()))
+            for gradient, of_piece in zip(of_head, more, strict=True):
+                gradient += of_piece
             values.append(found.detach())
-        ctx.gradients = of_hidden, of_weight.to(weight.dtype)
+        of_head = [gradient.to(parameter.dtype) for gradient, parameter in zip(of_head, parameters, strict=True)]
+        ctx.gradients = of_hidden, of_head
         values = torch.cat(values, 1)
         ctx.mark_non_differentiable(values)
         return weights @ values.sum(1), values
@@ -133,5 +171,5 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, scale, _):
-        of_hidden, of_weight = ctx.gradients
-        return of_hidden.mul_(scale), of_weight.mul_(scale), None, None, None, None
+        of_hidden, of_head = ctx.gradients
+        return of_hidden.mul_(scale), None, None, None, None, *(gradient.mul_(scale) for gradient in of_head)

@@ -77,7 +77,9 @@ class Objective:
     def enter(self, model, step: int) -> None:
         """Rewire ``model`` as it is in step 1, 2, ...; 0 stands for the validation before the first."""
         if self.phases:
-            model.model.rows = self.phase(step).rows
+            from ladder.model.rewire import set_table
+
+            set_table(model, self.phase(step).rows)
 
     def phase(self, step: int) -> Phase:
         return next(phase for phase in reversed(self.phases) if phase.start < max(1, step))

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from ladder.cost import counted
 from ladder.files import need_disk, only_one
 from ladder.job import Job, job
 from ladder.model.checkpoint import save
@@ -47,8 +48,9 @@ def carry_out(
     if ranks.first:
         # fp32 weights and two moments: of those that are kept, of the best, and of one that is being written
         need_disk(args.work, (options.keep + 2) * 12 * parameters + 4 * parameters)
-    config = model.config
-    memory.check(config, options, ranks)
+    kind, config = type(model), model.config
+    shape = config if isinstance(model, LadderForCausalLM) else counted(config, parameters)
+    memory.check(shape, options, ranks)
     with contextlib.ExitStack() as stack:
         if ranks.first:
             stack.enter_context(only_one(args.work))
@@ -63,11 +65,11 @@ def carry_out(
         model = distribute(model, ranks, options)
         tracking = this.tracking if this else None
         read = loader_speed(training, options.batch, options.seed, 0.1) if this else 0.0
-        with memory.explained(config, options, ranks):
+        with memory.explained(shape, options, ranks):
             state = train(model, training, validation, options, ranks, checkpoints, state, tracking, objective)
         weights = model.layout.gathered(model, keep=ranks.first)
         if this:
-            save(_plain(config, weights, options), tokenizer, args.out, what)
+            save(_plain(kind, config, weights, options), tokenizer, args.out, what)
             curves = {"training": state.training, "validation": state.validation}
             settings = options.numeric() | inputs | {"ranks": ranks.world_size, "shard": options.shard}
             settings |= {"tp_ranks": ranks.tp}
@@ -77,13 +79,14 @@ def carry_out(
     return state
 
 
-def _plain(config, weights: dict, options: Options) -> LadderForCausalLM:
+def _plain(kind: type, config, weights: dict, options: Options):
     """An undistributed model around ``weights``, in the precision that was trained for."""
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     config.dtype = dtype
     with torch.device("meta"):
-        plain = LadderForCausalLM(config)
-    plain.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
+        plain = kind(config)
+    weights = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    plain.load_state_dict(weights, assign=True)
     plain.tie_weights()
     return plain
 
