@@ -6,7 +6,8 @@ out: OUT/ with the same weights, tokenizer and generation defaults; config.json 
 
     ladder export results/default/adapt/tiny-ladder@5-9-s0/model published
 
-The modelling file is put together from the sources of this package. A `standard` checkpoint needs none: it is a Llama.
+The modelling file is put together from the sources of this package; that of another family than Llama rewires the
+layers of transformers' own model. A `standard` checkpoint needs none: it is a plain model of its family.
 """
 
 import argparse
@@ -22,8 +23,9 @@ import ladder
 from ladder.files import atomic_write, need_disk, write_json
 from ladder.model.checkpoint import seal
 from ladder.model.convert import check, copy
+from ladder.model.families import PREFIX, Family
 from ladder.model.opened import Checkpoint
-from ladder.model.weights import rows_of, total_size
+from ladder.model.weights import total_size
 from ladder.outputs import OutputModel
 from ladder.records import git_commit
 from ladder.residual import Row
@@ -40,6 +42,40 @@ SOURCES = (
     "model/published.py",
     "model/modeling.py",
 )
+FAMILY_SOURCES = ("errors.py", "residual.py", "model/rewire.py")
+# The model of another family. The names of its weights in files are those of the family.
+FAMILY = '''
+from huggingface_hub.dataclasses import strict
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from {config_module} import {config}
+from {module} import {model}
+
+
+@strict
+class Ladder{config}({config}):
+    """{config} with the wiring of the residual stream.
+
+    wiring: its name. wiring_rows: attention and MLP of each layer in turn, the fields of its :class:`Row` that are not
+    the default.
+    """
+
+    model_type = "{prefix}{name}"
+    wiring: str = "standard"
+    wiring_rows: list | None = None
+
+
+class Ladder{model}({model}):
+    """{model}, its layers run by the wiring's rows."""
+
+    config_class = Ladder{config}
+
+    def __init__(self, config):
+        super().__init__(config)
+        run_by(self, Table(Row(**row) for row in config.wiring_rows), config.wiring)
+        # Weights that transformers renames or joins when it loads this family are so here, under another model type.
+        names = get_checkpoint_conversion_mapping("{model}") or get_checkpoint_conversion_mapping("{name}") or []
+        register_checkpoint_conversion_mapping(config.model_type, names, overwrite=True)
+'''
 LEFT_OUT = ("set_wiring",)  # it looks wirings up by name
 WIDTH = 120  # of a line of code
 
@@ -65,11 +101,12 @@ def export(source: Path, out: Path) -> None:
     with atomic_write(out, directory=True) as part:
         digests = copy(source, part, found, checkpoint.signal(wiring, tp), info)
         if wiring != "standard":
-            auto = {name: f"{MODULE}.{target}" for name, target in AUTO.items()}
-            config |= {"auto_map": auto, "wiring_rows": [_not_default(row) for row in rows_of(config)]}
-            (part / f"{MODULE}.py").write_text(modelling_file(wiring, tp), encoding="utf-8")
+            rows = Wiring.parse(wiring, tp).table(checkpoint.config["num_hidden_layers"])
+            auto = {name: f"{MODULE}.{target}" for name, target in classes(checkpoint.family).items()}
+            config |= {"auto_map": auto, "wiring_rows": [_not_default(row) for row in rows]}
+            (part / f"{MODULE}.py").write_text(modelling_file(wiring, tp, checkpoint.family), encoding="utf-8")
         write_json(part / "config.json", config)
-        (part / "README.md").write_text(readme(info, wiring, tp), encoding="utf-8")
+        (part / "README.md").write_text(readme(info, wiring, tp, checkpoint.family), encoding="utf-8")
         seal(part, {key: value for key, value in info.items() if key not in ("sha256", "commit")}, digests)
 
 
@@ -78,23 +115,34 @@ def _not_default(row: Row) -> dict:
     return {key: value for key, value in asdict(row).items() if value != default[key]}
 
 
-def modelling_file(wiring: str, tp: int | None) -> str:
-    """The source of the model without this package: what its classes need of ``SOURCES``, and nothing else."""
+def classes(family: Family | None) -> dict[str, str]:
+    """{Auto class: the modelling file's}, of Llama or another family."""
+    if family is None:
+        return AUTO
+    config, model = type(family.config).__name__, family.model_class.__name__
+    return {"AutoConfig": f"Ladder{config}", "AutoModelForCausalLM": f"Ladder{model}"}
+
+
+def modelling_file(wiring: str, tp: int | None, family: Family | None = None) -> str:
+    """The source of the model without this package: what its classes need of our sources, and nothing else."""
+    sources = FAMILY_SOURCES if family else SOURCES
     commit = git_commit()[0]
     degree = "" if tp is None else f" at tensor-parallel degree {tp}"
+    how = "`run` goes through them.\nWhere that depends on the number of ranks T, T virtual ones are computed in one "
+    how = "`run_by` lets the layers of transformers' own model go by them." if family else f"{how}process."
     made = f"Made by `ladder export` (ladder {ladder.__version__}" + (f", commit {commit})" if commit else ")")
-    doc = f'''"""A Llama whose residual stream is wired as `{wiring}`{degree}.
+    doc = f'''"""A {_called(family)} whose residual stream is wired as `{wiring}`{degree}.
 
 {made} from these of its sources:
-{", ".join(SOURCES)}.
+{", ".join(sources)}.
 
-`wiring_rows` of config.json says how each attention and MLP reads and writes the stream; `run` goes through them.
-Where that depends on the number of ranks T, T virtual ones are computed in one process.
+`wiring_rows` of config.json says how each attention and MLP reads and writes the stream; {how}
 Shapes: B batch, S new tokens, T ranks, D hidden size, V vocabulary.
 """
 '''
-    imports, definitions = _read_sources()
-    todo, needed = list(AUTO.values()), set()
+    texts = [(Path(ladder.__file__).parent / file).read_text(encoding="utf-8") for file in sources]
+    imports, definitions = _read_sources([*texts, _family_text(family)] if family else texts)
+    todo, needed = list(classes(family).values()), set()
     while todo:
         name = todo.pop()
         if name not in needed:
@@ -105,12 +153,21 @@ Shapes: B batch, S new tokens, T ranks, D hidden size, V vocabulary.
     return "\n\n\n".join([f"{doc}\n{_import_lines(imports, used)}", *kept]) + "\n"
 
 
-def _read_sources() -> tuple[dict[str, str], dict[str, str]]:
+def _called(family: Family | None) -> str:
+    return family.name if family else "Llama"
+
+
+def _family_text(family: Family) -> str:
+    config, model = type(family.config), family.model_class
+    names = {"config": config.__name__, "model": model.__name__, "name": family.name, "prefix": PREFIX}
+    return FAMILY.format(config_module=config.__module__, module=model.__module__, **names)
+
+
+def _read_sources(texts: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """({name: module it is imported from, "" for a module itself}, {name: source of its definition}), in order."""
     imports: dict[str, str] = {}
     definitions: dict[str, str] = {}
-    for file in SOURCES:
-        text = (Path(ladder.__file__).parent / file).read_text(encoding="utf-8")
+    for text in texts:
         for node in ast.parse(text).body:
             if isinstance(node, ast.Import):
                 imports |= {alias.name: "" for alias in node.names}
@@ -159,7 +216,7 @@ def _import_lines(imports: dict[str, str], used: set[str]) -> str:
     return "\n\n".join("\n".join(lines) for lines in groups)
 
 
-def readme(info: dict, wiring: str, tp: int | None) -> str:
+def readme(info: dict, wiring: str, tp: int | None, family: Family | None = None) -> str:
     """The model card."""
     chosen = Wiring.parse(wiring, tp)
     scope = f"; layers {spell_layers(chosen.layers)}, the others standard" if chosen.layers else ""
@@ -180,12 +237,12 @@ def readme(info: dict, wiring: str, tp: int | None) -> str:
         f"`trust_remote_code=True` lets transformers run `{MODULE}.py`, which it does not know. Read the file first: "
         "it is the whole model, and imports only torch, transformers and huggingface_hub."
         if remote
-        else "It is a plain Llama: no code comes with it."
+        else f"It is a plain {_called(family)}: no code comes with it."
     )
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
-tags: [llama, ladder-residual]
+tags: [{_called(family).lower()}, ladder-residual]
 ---
 
 # {info["model"]}, {wiring}

@@ -12,7 +12,6 @@ from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.model.copying import Copier
 from ladder.reading import read_json
-from ladder.residual import Table
 from ladder.wiring import Wiring
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -102,13 +101,8 @@ def same_values(one: Tensor, other: Tensor) -> bool:
 
 def has_signal(config: dict) -> bool:
     """Whether the wiring in this config.json reads the first attention through a norm of its own."""
-    return rows_of(config).signal
-
-
-def rows_of(config: dict) -> Table:
-    """The wiring's table in this config.json."""
     wiring = Wiring.parse(config.get("wiring", "standard"), config.get("tensor_parallel_size"))
-    return wiring.table(config["num_hidden_layers"])
+    return wiring.table(config["num_hidden_layers"]).signal
 
 
 def expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:

@@ -8,12 +8,12 @@ Shapes: B rows, S tokens, N of those B x S tokens, D width of the head's input, 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.distributed.fsdp import FSDPModule
-from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from ladder.model.modeling import LadderForCausalLM
 from ladder.train.batches import IGNORE
@@ -83,20 +83,21 @@ def scored(model, score: Callable, **given):
     """What ``score(hidden, head)`` gives of the final normed hidden states, of a model of any family."""
     if isinstance(model, LadderForCausalLM):
         return model(**given, score=score)
-    return score(model.base_model(**given).last_hidden_state, FamilyHead(model))
+    output = model.base_model(**given)
+    return score(output.last_hidden_state, FamilyHead(model, output))
 
 
 class FamilyHead:
     """What a family makes of final hidden states [B, S, D]: its own forward around a decoder that gives them, so that
-    logits are scaled and capped as the family does it."""
+    logits are scaled and capped as the family does it. output: what its decoder gave."""
 
-    def __init__(self, model):
-        self.model, head = model, model.get_output_embeddings()
+    def __init__(self, model, output):
+        self.model, self.output, head = model, output, model.get_output_embeddings()
         self.out_features, self.parameters = head.weight.shape[0], head.parameters
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         inside, name = self.model._modules, self.model.base_model_prefix
-        decoder, inside[name] = inside[name], _Given(hidden)
+        decoder, inside[name] = inside[name], _Given(replace(self.output, last_hidden_state=hidden))
         try:
             return self.model(inputs_embeds=hidden, use_cache=False).logits
         finally:
@@ -104,9 +105,9 @@ class FamilyHead:
 
 
 class _Given(torch.nn.Module):
-    def __init__(self, hidden: torch.Tensor):
+    def __init__(self, output):
         super().__init__()
-        self.output = MoeModelOutputWithPast(last_hidden_state=hidden)
+        self.output = output
 
     def forward(self, *args, **kwargs):
         return self.output

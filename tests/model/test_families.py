@@ -1,7 +1,12 @@
 """Checkpoints of other families than Llama: converted, loaded, given back, refused."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import ladder
@@ -77,3 +82,58 @@ def test_a_family_there_and_back(name, family, converted, tmp_path):
 def test_nobody_else_takes_it_for_the_original(converted):
     with pytest.raises(ValueError, match="ladder_qwen3"):
         AutoConfig.from_pretrained(converted("qwen3"))
+
+
+ELSEWHERE = """
+import sys
+sys.modules["ladder"] = None  # any import of it fails
+import torch
+from pathlib import Path
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+found, ids = {}, torch.tensor(IDS)
+for folder in sorted(Path(FOLDER).iterdir()):
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, trust_remote_code=True)
+    assert not any(loading.values()), loading
+    model.save_pretrained(Path(AGAIN) / folder.name)
+    again = AutoModelForCausalLM.from_pretrained(Path(AGAIN) / folder.name, trust_remote_code=True)
+    with torch.no_grad():
+        found[f"{folder.name} logits"] = model(ids).logits
+        found[f"{folder.name} again"] = again(ids).logits
+        found[f"{folder.name} tokens"] = model.generate(ids, HOW)
+    for trust in ({}, {"trust_remote_code": False}):
+        try:
+            AutoModelForCausalLM.from_pretrained(folder, **trust)
+        except ValueError as error:
+            assert "ladder_" in str(error) or "trust_remote_code" in str(error), error
+        else:
+            raise AssertionError(f"{folder} was loaded without its code")
+save_file(found, OUT)
+"""
+HOW = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": None}
+EXPORTED = ["gemma2", "qwen3_moe"]
+
+
+@pytest.fixture(scope="session")
+def elsewhere(converted, tmp_path_factory):
+    """What a process without this package computes from exported directories; ``<family> logits``, ..."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for name in EXPORTED:
+        assert main(["export", str(converted(name)), str(folder / "exported" / name)]) == 0
+    code = ELSEWHERE.replace("IDS", repr(IDS.tolist())).replace("FOLDER", repr(str(folder / "exported")))
+    code = code.replace("AGAIN", repr(str(folder / "again"))).replace("HOW", f"**{HOW!r}")
+    code = code.replace("OUT", repr(str(folder / "found.safetensors")))
+    env = os.environ | {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load_file(folder / "found.safetensors")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_export_is_the_same_model_without_the_package(name, converted, elsewhere):
+    model, _ = load(converted(name))
+    assert torch.equal(elsewhere[f"{name} logits"], model(IDS).logits)
+    assert torch.equal(elsewhere[f"{name} again"], model(IDS).logits)
+    assert torch.equal(elsewhere[f"{name} tokens"], model.generate(IDS, **HOW))
