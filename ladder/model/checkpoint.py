@@ -89,9 +89,11 @@ def load(folder: str | Path, dtype: str = "auto", mesh=None, **choices: bool):
         )
     if problems := {key: sorted(map(str, names)) for key, names in loading.items() if names}:
         raise UserError(f"{folder}: the weights do not fit the configuration: {problems}")
-    if family := checkpoint.family:
-        with explained(f"{folder}: cannot be rewired"):
-            family.rewire(model, checkpoint.config.get("wiring", "standard"))
+    if checkpoint.family:
+        # A head of other values than the embeddings stays apart, whatever config.json says.
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        model.config.tie_word_embeddings = tied
+        checkpoint.family.rewire(model, checkpoint.config.get("wiring", "standard"))
     return model.eval(), tokenizer
 
 

@@ -136,21 +136,23 @@ class Family:
 
     def fit(self, wiring: str, table: Table) -> None:
         """Refuse a wiring that this model cannot have, and a family whose layers are not understood."""
-        self.refuse(wiring, table)
-        with explained(f"{self.file}: cannot be rewired"):
-            _proved(self.name)
-            self.rewire(self.skeleton, wiring)
-
-    def refuse(self, wiring: str, table: Table) -> None:
         if table.shares or table.signal:
             kind = "a rank's own share" if table.shares else "a norm of the first attention"
             raise UserError(f"{self.file}: wiring {wiring!r} needs {kind}: not yet for {self.name}, only for Llama")
+        _proved(self.name)
+        self.rewire(self.skeleton, wiring)
 
-    def rewire(self, model, wiring: str):
-        """``model``, loaded or without weights, under ``wiring``; ``standard`` leaves it as it is."""
+    def rewire(self, model, wiring: str) -> None:
+        """Let ``model``, loaded or without weights, run by ``wiring``; ``standard`` is the model as it is."""
         from ladder.model.rewire import rewire
 
-        return model if wiring == "standard" else rewire(model, wiring)
+        if wiring == "standard":
+            return
+        try:
+            with explained("its code"):
+                rewire(model, wiring)
+        except UserError as error:
+            raise UserError(f"{self.file}: cannot be rewired: {error}") from error
 
 
 @cache

@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ladder.errors import UserError
+from ladder.files import write_json
+from ladder.reading import read_json
 from ladder.residual import Landed, Module, ResidualStream, Row, Table
 from ladder.wiring import Wiring
 
@@ -173,7 +176,19 @@ def rewire(model: nn.Module, wiring: str, all_reduce: Callable = Landed) -> nn.M
     model is then as it was.
     """
     depth = len(layers_of(model))
-    return run_by(model, Wiring.parse(wiring).of_model(depth).table(depth), wiring, all_reduce)
+    run_by(model, Wiring.parse(wiring).of_model(depth).table(depth), wiring, all_reduce)
+    model.save_pretrained = partial(_save, model, wiring)
+    return model
+
+
+def _save(model: nn.Module, wiring: str, folder: str, **words) -> None:
+    """transformers' ``save_pretrained``, and then the wiring: the family's own configuration would be read, without a
+    word, as that of another function."""
+    from ladder.model.families import rewired
+
+    type(model).save_pretrained(model, folder, **words)
+    file = Path(folder) / "config.json"
+    write_json(file, rewired(read_json(file), wiring))
 
 
 def run_by(model: nn.Module, table: Table, wiring: str, all_reduce: Callable = Landed) -> nn.Module:
@@ -227,6 +242,7 @@ def restore(model: nn.Module) -> nn.Module:
     for layer in layers_of(model):
         layer.__class__ = type(layer).__mro__[1]
         del layer.rewiring, layer.place
+    vars(model).pop("save_pretrained", None)
     return model
 
 

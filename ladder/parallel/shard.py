@@ -38,10 +38,12 @@ def _of_llama(model: PreTrainedModel) -> PreTrainedModel:
     """``model``, or our model on the parameters of a plain Llama. Raises UserError for one of another kind."""
     from ladder.model.modeling import LadderConfig, LadderForCausalLM
 
-    if isinstance(getattr(model.config, "wiring", None), str):  # ours, or an exported file's
+    if model.config.model_type == LadderConfig.model_type:  # ours, or an exported file's
         return model
     if type(model) is not LlamaForCausalLM:
         raise UserError(f"{type(model).__name__} cannot be sharded; give a LadderForCausalLM or a LlamaForCausalLM")
+    if hasattr(model.model.layers[0], "rewiring"):
+        raise UserError("a rewired LlamaForCausalLM cannot be sharded; save it, and give what ladder.load makes of it")
     settings = {key: value for key, value in model.config.to_dict().items() if key not in ("model_type", "auto_map")}
     settings["tie_word_embeddings"] = model.lm_head.weight is model.model.embed_tokens.weight
     config = LadderConfig(**settings | {"architectures": ["LadderForCausalLM"]})

@@ -1,18 +1,22 @@
 """Checkpoints of other families than Llama: converted, loaded, given back, refused."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from changes import configured
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import ladder
 from ladder.cli import main
+from ladder.errors import UserError
 from ladder.files import sha256
-from ladder.model.checkpoint import load
+from ladder.model import families
+from ladder.model.checkpoint import load, slices
 from ladder.model.rewire import rewire
 from ladder.model.tiny import tiny
 from ladder.reading import read_json
@@ -137,3 +141,89 @@ def test_an_export_is_the_same_model_without_the_package(name, converted, elsewh
     assert torch.equal(elsewhere[f"{name} logits"], model(IDS).logits)
     assert torch.equal(elsewhere[f"{name} again"], model(IDS).logits)
     assert torch.equal(elsewhere[f"{name} tokens"], model.generate(IDS, **HOW))
+
+
+def test_a_rewired_model_is_saved_with_its_wiring(family, tmp_path):
+    model = rewire(AutoModelForCausalLM.from_pretrained(family("qwen3")), "ladder@1-2")
+    model.save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "saved")[0](IDS).logits, model(IDS).logits)
+
+
+@pytest.fixture
+def copied(family, tmp_path):
+    """``copied(name, **changes)``: a directory to damage, its config.json changed."""
+
+    def copy(name, **changes):
+        shutil.copytree(family(name), tmp_path / "copy")
+        configured(tmp_path / "copy", **changes)
+        return tmp_path / "copy"
+
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "more", "words"),
+    [
+        ("qwen3", {"model_type": "qwen33"}, "ladder", "'qwen33'"),
+        ("qwen3", {"model_type": 3}, "ladder", "model_type"),
+        ("qwen3", {"architectures": ["Qwen3ForSequenceClassification"]}, "ladder", "Qwen3ForSequenceClassification"),
+        ("qwen3", {"intermediate_size": 40}, "ladder", "its config.json says (32, 40)"),
+        ("qwen3_moe", {"num_attention_heads": 8}, "ladder", "has shape"),
+        ("mistral", {"num_hidden_layers": 2}, "ladder", "unexpected tensor 'model.layers.2"),
+        ("mistral", {"num_hidden_layers": 4}, "ladder", "tensor 'model.layers.3"),
+        ("qwen3", {"num_hidden_layers": 10**6}, "ladder", "num_hidden_layers"),
+        ("qwen3", {"hidden_size": "many"}, "ladder", "hidden_size"),
+        ("qwen3", {"quantization_config": {"quant_method": "fp8"}}, "ladder", "quantised (fp8)"),
+        ("qwen3", {"wiring": "laddr", "model_type": "ladder_qwen3"}, "ladder", "laddr"),
+        ("qwen3", {}, "laddr", "laddr"),
+        ("qwen3", {}, "ladder@3", "outside the model"),
+        ("qwen3", {}, "ladder --tp 2", "drop --tp"),
+        ("qwen3", {}, "spd --tp 2", "not yet for qwen3"),
+        ("qwen3", {}, "fal", "not yet for qwen3"),
+        ("gemma2", {}, "parallel", "config.json: cannot be rewired"),
+        ("opt", {}, "ladder", "OPTDecoderLayer"),
+    ],
+)
+def test_what_cannot_be_converted_is_one_sentence(name, changes, more, words, copied, tmp_path, capsys):
+    source, out = copied(name, **changes), tmp_path / "out"
+    assert main(["convert", str(source), str(out), "--wiring", *more.split()]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_family_whose_layers_do_more_is_found_out_before_the_copy(copied, tmp_path, capsys, monkeypatch):
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+    forward = Qwen3DecoderLayer.forward
+    monkeypatch.setattr(Qwen3DecoderLayer, "forward", lambda self, *args, **kwargs: 2 * forward(self, *args, **kwargs))
+    monkeypatch.setattr(families, "_proved", families._proved.__wrapped__)
+    assert main(["convert", str(copied("qwen3")), str(tmp_path / "out"), "--wiring", "ladder"]) == 1
+    assert "do more than their submodules say" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_shards_of_other_families(converted):
+    model, _ = load(converted("qwen3"))
+    with pytest.raises(UserError, match="Qwen3ForCausalLM"):
+        ladder.parallelize(model, Mesh())
+    with pytest.raises(UserError, match="not yet for qwen3"):
+        load(converted("qwen3"), mesh=Mesh())
+    with pytest.raises(UserError, match="not yet for qwen3"):
+        slices(converted("qwen3"))
+    with pytest.raises(UserError, match="rewired LlamaForCausalLM"):
+        ladder.parallelize(rewire(tiny("llama"), "ladder"), Mesh())
+
+
+class Mesh:
+    ndim = 1
+
+
+def test_a_damaged_copy_is_refused(converted, tmp_path):
+    shutil.copytree(converted("qwen3"), tmp_path / "copy")
+    file = next((tmp_path / "copy").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="digest"):
+        load(tmp_path / "copy")
