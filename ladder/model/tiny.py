@@ -1,12 +1,19 @@
-"""A tiny random model of every causal language model of the installed transformers."""
+"""A tiny random model of every causal language model of the installed transformers, and which of them are rewired."""
+
+from typing import NamedTuple
 
 import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from ladder.errors import UserError, explained
+from ladder.model.rewire import form_of, layers_of, restore, rewire
+from ladder.wiring import PATTERNS
+
 LARGEST = 5_000_000  # parameters: a family whose shape cannot be made small by these names is left out
 NAMES = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+WIRINGS = (*(name for name in PATTERNS if name != "standard"), "ladder-2")
 SHAPE = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 64),
     **dict.fromkeys(("hidden_size", "d_model"), 32),
@@ -52,3 +59,45 @@ def _made(name: str, changes: dict) -> torch.nn.Module:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         return model_class(config).eval()
+
+
+def taken(name: str) -> tuple[torch.nn.Module | None, str]:
+    """(the family's tiny model, "") if it can be rewired; else (None, why not)."""
+    try:
+        model = tiny(name)
+    except NoSmallModel as error:
+        return None, str(error)
+    try:
+        with explained("no small model that runs"):
+            rewire(model, "standard")
+    except UserError as error:
+        return None, str(error)
+    return restore(model), ""
+
+
+class Verdict(NamedTuple):
+    """Whether a family is rewired. form: of its layers, in words, and wirings: that it can have; or the reason why it
+    is not."""
+
+    family: str
+    model: str
+    form: str = ""
+    wirings: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def verdict(name: str) -> Verdict:
+    """Of a row of NAMES."""
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[name]
+    kind = kind if isinstance(kind, str) else kind[0]
+    model, reason = taken(name)
+    if model is None:
+        return Verdict(name, kind, reason=reason)
+    possible = []
+    for wiring in WIRINGS:
+        try:
+            rewire(model.to("meta"), wiring)  # proved already
+        except UserError:
+            continue
+        possible.append(wiring)
+    return Verdict(name, kind, form_of(layers_of(model)[0]).words, tuple(possible))

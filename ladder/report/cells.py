@@ -36,7 +36,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """caption states the finding, computed from the numbers; notes are footnotes that hold for the whole table."""
+    """caption states the finding, computed from the numbers; notes are footnotes that hold for the whole table; place
+    is its folder below reports/."""
 
     name: str
     title: str
@@ -44,6 +45,7 @@ class Table:
     columns: list[Column]
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
+    place: str = "tables"
 
     def tidy(self) -> pd.DataFrame:
         rows = [row for cells in self.rows for cell in cells for row in cell.rows]
@@ -152,7 +154,7 @@ def render(table: Table, tidy: pd.DataFrame, ui: str) -> str:
     notes += [f"<li>{escape(note)}</li>" for note in table.notes]
     if notes:
         lines.append(f'<ul class="notes">{"".join(notes)}</ul>')
-    lines.append(f'<p class="downloads"><a href="reports/tables/{table.name}.csv" download>CSV</a></p>')
+    lines.append(f'<p class="downloads"><a href="reports/{table.place}/{table.name}.csv" download>CSV</a></p>')
     lines += runs(tidy, ui)
     return "\n".join([*lines, "</div>", ""])
 

@@ -7,7 +7,7 @@ import torch
 
 from ladder.errors import UserError
 from ladder.model.rewire import FORMS, layers_of, restore, rewire
-from ladder.model.tiny import NAMES, tiny
+from ladder.model.tiny import NAMES, taken, tiny, verdict
 
 IDS = torch.tensor([[5, 9, 2, 33, 7, 21, 40]])
 LEAST = 60  # families
@@ -22,20 +22,6 @@ READS = {
 def logits(model):
     with torch.no_grad():
         return model(input_ids=IDS, use_cache=False).logits
-
-
-def taken(name):
-    """The family's tiny model if it can be made and is taken, and why not otherwise."""
-    try:
-        model = tiny(name)
-        logits(model)
-    except Exception as error:
-        return None, f"no small model: {type(error).__name__}"
-    try:
-        rewire(model, "standard")
-    except UserError as error:
-        return None, str(error)
-    return restore(model), None
 
 
 def first(layer, *names):
@@ -118,9 +104,10 @@ def test_a_family_is_rewired_exactly_or_refused(name):
 
 
 def test_enough_families_are_taken():
-    refused = {name: reason for name in NAMES if (reason := taken(name)[1])}
-    assert len(NAMES) - len(refused) >= LEAST
-    assert all(refused.values())
+    verdicts = [verdict(name) for name in NAMES]
+    assert sum(1 for one in verdicts if one.form) >= LEAST
+    for one in verdicts:
+        assert bool(one.form) == bool(one.wirings) != bool(one.reason)
 
 
 SEVERAL = [

@@ -46,6 +46,7 @@ def project(request, tmp_path_factory):
     records = toy_records.everything(copy / "results")
     build([records], copy / "reports" / "published", {}, copy / "reports", measured=measured)
     main(["simulate", "page", "--out", str(copy / "reports" / "whatif.html")])
+    main(["families", "qwen3", "gemma2", "opt", "--out", str(copy / "reports" / "families")])
     return copy
 
 

@@ -22,7 +22,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["simulator", "whatif", "scale", "log"]
+PAGES += ["simulator", "whatif", "scale", "families", "log"]
 # at least so many drawings
 FIGURES = {
     "index": 3,

@@ -18,7 +18,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["simulator", "whatif", "scale", "log"]
+PAGES += ["simulator", "whatif", "scale", "families", "log"]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ rule reports_all:
         [f"{R}/bench/{name}.sha256" for name in PLAN.bench],
         tracking=f"{R}/tracking.json",
         whatif="reports/whatif.html",
+        families="reports/families/families.html",
         published=PUBLISHED,
         measured=sorted(str(path) for path in Path("reports/measured").rglob("*.json")),
     output:
@@ -31,6 +32,19 @@ rule reports_all:
     shell:
         "ladder report --records {params.records:q} --published reports/published --measured reports/measured "
         "--run {params.run:q} --out reports 2> {log:q}"
+
+
+rule families:
+    """Which decoders of the installed transformers can be rewired: the table of the page about them."""
+    output:
+        "reports/families/families.html",
+        "reports/families/families.csv",
+    log:
+        f"{R}/logs/families.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    shell:
+        "ladder families --out reports/families > {log:q} 2>&1"
 
 
 rule site:
