@@ -4,18 +4,16 @@ import shlex
 from dataclasses import dataclass, field
 
 from ladder.bench import grid
+from ladder.bench.options import Options as BenchOptions
+from ladder.bench.options import defaults
 from ladder.data.documents import SPLITS
 from ladder.errors import UserError
 from ladder.files import digest
 from ladder.model.sizes import row
+from ladder.options import flag, select
+from ladder.train.methods import Recipe
+from ladder.train.options import Options
 from ladder.wiring import Wiring
-
-TRAINING_KEYS = (
-    *("steps", "batch", "micro_batch", "lr", "warmup", "min_lr", "weight_decay", "betas", "eps", "clip", "precision"),
-    *("shard", "tp_ranks", "activation_checkpointing", "compile"),
-    *("evaluate_every", "validation_windows", "checkpoint_every"),
-)
-METHOD_KEYS = ("method", "temperature", "sft_weight", "hidden_weight", "group", "patience")
 
 
 @dataclass
@@ -63,8 +61,8 @@ class Plan:
         for source, words in zip(sources, gathered, strict=True):
             label, of = source.get("label", "corpus"), source.get("parts", 1)
             for number in range(1, of + 1):
-                chosen = flags(words | {"part": f"{number}/{of}"})
-                self.parts[f"{label}-{number}"] = {"flags": chosen, "files": source.get("path", [])}
+                part = flags(words | {"part": f"{number}/{of}"})
+                self.parts[f"{label}-{number}"] = {"flags": part, "files": source.get("path", [])}
         folders = {kind: [f"{root}/{kind}/parts/{name}" for name in self.parts] for kind in ("corpus", "tokens")}
         weights = [f"{source['label']}={source['weight']}" for source in sources if "weight" in source]
         self.corpus = {"flags": flags({"merge": folders["corpus"]}), "files": [], "splits": SPLITS[1:]}
@@ -114,9 +112,8 @@ class Plan:
         """A training run with what its rule needs."""
         run = {"sequence": self.config["sequence"], **run}
         gpus = run.get("gpus", 1)
-        chosen = {key: run[key] for key in ("seed", "sequence", "teacher", *TRAINING_KEYS, *METHOD_KEYS) if key in run}
         return run | {
-            "flags": flags(chosen | {"device": self.config["device"]}),
+            "flags": flags(run | {"device": self.config["device"]}, Recipe, Options),
             "launch": self._launcher(gpus),
             "gpus": gpus if self.config["device"] == "cuda" else 0,
             "place": self._place(gpus),
@@ -178,11 +175,11 @@ class Plan:
         for kind in ("emulated", "ranks"):
             for entry in settings.get(kind, []):
                 entry = {"wirings": settings["wirings"], "device": device, **entry, "emulate": kind == "emulated"}
-                entry.setdefault("dtype", "bf16" if device == "cuda" else "fp32")
+                entry.setdefault("dtype", defaults(device)["dtype"])
                 shapes = {field: listed(entry[field]) for field in grid.Shape._fields}
                 ranks = max(shapes["tp"]) if kind == "ranks" else 1
                 on = {} if kind == "ranks" else {key: entry.get(key, []) for key in ("rho", "link")}
-                on["backend"] = entry.get("backend", "nccl" if device == "cuda" else "gloo")
+                on["backend"] = entry.get("backend", defaults(device)["backend"])
                 found = grid.points(shapes, entry["emulate"], **on)
                 name = bench_name(shapes, kind, entry)
                 if name in self.bench:
@@ -191,7 +188,7 @@ class Plan:
                 alone = device == "cpu" or self._nodes(ranks) == 1
                 flagged = {k: v for k, v in entry.items() if k != "device" or v == "cuda"}
                 self.bench[name] = entry | {
-                    "flags": flags(flagged),
+                    "flags": flags(flagged, BenchOptions),
                     "launch": "ladder" if alone else self._launcher(ranks),
                     "gpus": ranks if device == "cuda" else 0,
                     # Ranks on the CPU share a node, whatever a node has of GPUs.
@@ -262,16 +259,15 @@ def listed(value) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def flags(settings: dict) -> str:
-    """``{"new_tokens": 60, "emulate": True}`` -> ``--emulate --new-tokens 60``: sorted, so that moving a key in a
-    configuration reruns nothing."""
-    words = []
-    for key, value in sorted(settings.items()):
-        option = "--" + key.replace("_", "-")
+def flags(settings: dict, *declared: type) -> str:
+    """``{"new_tokens": 60, "emulate": True}`` -> ``--emulate --new-tokens 60``: the options that classes declare, in
+    that order; or all, by name. So moving a key in a configuration reruns nothing."""
+    chosen, words = select(settings, *declared) if declared else dict(sorted(settings.items())), []
+    for key, value in chosen.items():
         if value is True:
-            words.append(option)
+            words.append(flag(key))
         elif isinstance(value, list):
-            words += [option, *map(str, value)]
+            words += [flag(key), *map(str, value)]
         elif value is not None and value is not False:
-            words += [option, str(value)]
+            words += [flag(key), str(value)]
     return shlex.join(words)

@@ -22,10 +22,10 @@ import argparse
 import sys
 import time
 
+from ladder.bench.options import WIRINGS
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 
-WIRINGS = ("standard", "parallel", "ladder", "upper_bound")
 EMULATED = {"2 in flight": 2, "serial": 1}  # in words: all-reduces under way at once
 REDUCED = 40  # isolated all-reduces of each size
 

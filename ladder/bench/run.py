@@ -44,58 +44,18 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from ladder import options
+from ladder.bench.options import Options
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.outputs import OutputFolder, check_folder, check_record, path_or_name
-
-DEFAULT_WIRINGS = ["standard", "parallel", "ladder", "upper_bound"]
-# What a record was made with; a record made with anything else is another measurement.
-SETTINGS = "layers extrapolate replicate_kv emulate wirings prefills seed device dtype"
-SETTINGS += " compute attention baseline backend blocks"
+from ladder.outputs import OutputFolder, check_folder, check_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--size", required=True, nargs="+", help="rows of the table of sizes")
-    add("--tp", type=int, required=True, nargs="+", help="tensor-parallel degrees")
-    add("--batch", type=int, nargs="+", default=[1], help="sequences at once")
-    add("--prompt", type=int, nargs="+", default=[32], help="prompt tokens")
-    add("--new-tokens", type=int, nargs="+", default=[60], help="decode steps, each one a sample")
-    add("--prefills", type=int, default=6, help="prefill samples")
-    add("--wirings", nargs="+", default=DEFAULT_WIRINGS)
-    add("--layers", type=int, help="run this many of the model's layers")
-    add(
-        "--extrapolate",
-        action="store_true",
-        help="with --layers: times of the whole depth, from these and half of them",
+    options.add_arguments(parser, Options)
+    parser.add_argument(
+        "--out", action=OutputFolder, holds=("link",), required=True, help="directory of the records, one a point"
     )
-    add("--replicate-kv", action="store_true", help="with more ranks than KV heads, several ranks hold the same one")
-    add("--emulate", action="store_true", help="one rank with an emulated link, instead of real ranks")
-    add(
-        "--rho",
-        type=float,
-        nargs="+",
-        default=[],
-        help="emulated links: all-reduce time / mean module time at the first point",
-    )
-    add(
-        "--link",
-        type=path_or_name,
-        nargs="+",
-        default=[],
-        help="emulated links: names of the table of links, or files of `ladder bench link`",
-    )
-    add("--blocks", type=int, default=0, help="multiprocessors that an emulated all-reduce keeps busy on a GPU")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--dtype", choices=("fp32", "bf16", "fp16"), help="default: fp32 on CPU, bf16 on cuda")
-    add("--compute", nargs="+", choices=("eager", "compiled", "graphs"), help="default: eager on CPU, graphs on cuda")
-    add("--attention", default="matmul", help="decode attention: matmul, sdpa or flex")
-    add("--backend", help="what reduces over real ranks: gloo, nccl, one-shot, two-shot, multimem")
-    add("--baseline", action="store_true", help="also time plain transformers, static cache, compiled (TP 1)")
-    add("--trace", action="store_true", help="also write NAME.trace.json for ui.perfetto.dev")
-    add("--out", action=OutputFolder, holds=("link",), required=True, help="directory of the records, one a point")
-    add("--replace", action="store_true", help="measure anew a point whose record was made with other settings")
-    add("--seed", type=int, default=0, help="of the random weights and tokens")
     add_job_arguments(parser, record=False)
 
 
@@ -136,7 +96,7 @@ def settings(args: argparse.Namespace, shape, on: str) -> dict:
     from ladder.bench.grid import links
     from ladder.links import link
 
-    chosen = {key: getattr(args, key) for key in SETTINGS.split()} | shape._asdict() | {"on": on}
+    chosen = options.numeric(Options, args) | shape._asdict() | {"on": on}
     named = dict(links(args.rho, args.link)).get(on)
     if isinstance(named, str):  # a file may be measured anew
         chosen["link"] = [link(named).alpha(shape.tp), link(named).beta(shape.tp), link(named).in_flight]

@@ -22,6 +22,7 @@ from ladder.errors import UserError
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.model.sizes import size
+from ladder.options import add_arguments as add_options
 from ladder.train.options import Options, world_size
 from ladder.wiring import Wiring, table
 
@@ -34,14 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", required=True, help="row of the table of sizes")
     add("--wirings", nargs="+", default=["standard", "ladder"])
     add("--layers", type=int, help="run this many of the model's layers")
-    add("--sequence", type=int, default=2048, help="tokens per sequence (default: 2048)")
     add("--micro-batch", type=int, default=4, help="sequences at once (default: 4)")
     add("--steps", type=int, default=20, help="samples of each wiring (default: 20)")
-    add("--precision", choices=("fp32", "bf16"), default="bf16", help="of compute, weights are fp32 (default: bf16)")
-    add("--compile", action="store_true", help="torch.compile each attention and MLP")
-    add("--activation-checkpointing", action="store_true", help="recompute each module in backward")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if there is one")
-    add("--seed", type=int, default=0, help="of the random weights and tokens")
+    shared = ("seed", "sequence", "precision", "activation_checkpointing", "compile", "device")
+    add_options(parser, Options, *shared, sequence=2048, precision="bf16")
     add_job_arguments(parser)
 
 

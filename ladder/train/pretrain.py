@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 
 import ladder.job
+import ladder.options
 from ladder.errors import UserError
 from ladder.files import sha256
 from ladder.model.sizes import size
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    options = training.of(args)
+    options = ladder.options.of(training.Options, args)
     options.check()
     shape = size(args.size)
     rows = Wiring.parse(args.wiring, args.tp).of_model().table(shape.layers)
