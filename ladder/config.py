@@ -57,19 +57,16 @@ def _validator():
     content = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     content["$defs"] |= {"count": {"type": "integer"} | COUNT, "ranks": {"type": "integer"} | RANKS}
     content["$defs"] |= {name: schemas(declared, profile=False) for name, declared in DECLARED.items()}
-    return jsonschema.validators.extend(base, type_checker=types)(_with_options(content))
+    _add_options(content)
+    return jsonschema.validators.extend(base, type_checker=types)(content)
 
 
-def _with_options(schema):
-    """A schema in which the objects with ``options: NAME`` have all options of DECLARED[NAME] among their keys."""
-    if isinstance(schema, list):
-        return [_with_options(entry) for entry in schema]
-    if not isinstance(schema, dict):
-        return schema
-    filled = {key: _with_options(entry) for key, entry in schema.items() if key != "options"}
-    if "options" in schema:
-        filled["properties"] |= schemas(DECLARED[schema["options"]])
-    return filled
+def _add_options(schema) -> None:
+    """Give the objects with ``options: NAME`` all options of DECLARED[NAME] as properties."""
+    if isinstance(schema, dict) and "options" in schema:
+        schema["properties"] |= schemas(DECLARED[schema["options"]])
+    for entry in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _add_options(entry)
 
 
 def _texts(value, key: str = "") -> Iterator[tuple[str, str]]:

@@ -33,15 +33,7 @@ POSITIVE = {"exclusiveMinimum": 0}
 NAMES = {int: "integer", float: "number", bool: "boolean"}  # JSON Schema's, of types; the others are strings
 
 
-def option(
-    default,
-    help_: str,
-    numeric: bool = True,
-    profile: bool = True,
-    one: bool = False,
-    more: dict | None = None,
-    **bounds,
-):
+def option(default, help_: str, numeric=True, profile=True, one=False, more: dict | None = None, **bounds):
     """The field of an option; ``default`` may be ``MISSING``: it must be given.
 
     numeric: it changes the numbers of a run by more than rounding. profile: a configuration may set it. one: where
@@ -70,19 +62,18 @@ def add_arguments(parser, declared: type, *names: str, **defaults) -> None:
         if names and f.name not in names:
             continue
         kind, several = _type(f)
-        default, words = defaults.get(f.name, f.default), f.metadata["help"]
-        settings = {"required": True} if default is MISSING else {"default": default}
+        default, settings = defaults.get(f.name, f.default), {"help": f.metadata["help"]}
         if kind is bool:
-            settings = {"action": "store_true"}
+            settings["action"] = "store_true"
         else:
-            settings["type"] = kind
-            if several:
-                settings |= {"nargs": several} if default is MISSING else {"nargs": several, "default": list(default)}
+            settings |= {"type": kind, "nargs": several, "required": default is MISSING}
             if enum := f.metadata["bounds"].get("enum"):
                 settings["metavar"] = "{" + ",".join(enum) + "}"
-            if default not in (MISSING, None, (), "auto"):
-                words += f" (default: {_words(default)})"
-        parser.add_argument(flag(f.name), **settings | {"help": words} | f.metadata["more"])
+            if default is not MISSING:
+                settings["default"] = list(default) if several else default
+            if default not in (MISSING, None, ()):
+                settings["help"] = f"{settings['help'].partition(' (default: ')[0]} (default: {_words(default)})"
+        parser.add_argument(flag(f.name), **settings | f.metadata["more"])
 
 
 def of(declared: type, args: argparse.Namespace):
@@ -92,9 +83,9 @@ def of(declared: type, args: argparse.Namespace):
 
 
 def check(declared: type, values) -> None:
-    """Refuse what is out of bounds. ``values``: with an attribute for each option. Raises UserError."""
+    """Refuse what is out of bounds. ``values``: options as attributes. Raises UserError."""
     for f in fields(declared):
-        value, bounds = getattr(values, f.name), f.metadata["bounds"]
+        value, bounds = getattr(values, f.name, None), f.metadata["bounds"]
         for each in value if isinstance(value, list | tuple) else [] if value is None else [value]:
             if each not in bounds.get("enum", [each]):
                 raise known(f.name, each, bounds["enum"])
@@ -120,7 +111,8 @@ def schemas(declared: type, profile: bool = True) -> dict[str, dict]:
 
 def _schema(f: Field) -> dict:
     kind, several = _type(f)
-    single = {"type": NAMES.get(kind, "string")} | f.metadata["bounds"]
+    bounds = {key: list(value) if key == "enum" else value for key, value in f.metadata["bounds"].items()}
+    single = {"type": NAMES.get(kind, "string")} | bounds
     if not several:
         return single
     if several != "+":

@@ -158,15 +158,14 @@ class Plan:
         else:
             name = f"{source['size']}-{source['wiring']}-s{self.config['adapt']['seeds'][0]}"
             origin = f"{self.root}/pretrain/{name}/model"
-        chosen = {key: settings.get(key) for key in ("windows", "batch")}
+        chosen = {key: settings.get(key) for key in ("windows", "batch")} | {"device": self.config["device"]}
+        chosen |= {"wiring": settings["wirings"], "model": source["size"]}
         chosen["sequence"] = self.config["adapt"].get("sequence", self.config["sequence"])
         chosen["tp"] = settings["tp"] if any(Wiring.parse(w).tied for w in settings["wirings"]) else None
         self.sensitivity[name] = {
             "source": origin,
             "files": [] if "checkpoint" in source else [origin],
-            "flags": flags(
-                chosen | {"wiring": settings["wirings"], "model": source["size"], "device": self.config["device"]}
-            ),
+            "flags": flags(chosen),
         }
 
     def _bench(self) -> None:
@@ -174,13 +173,12 @@ class Plan:
         settings, device = self.config["bench"], self.config["device"]
         for kind in ("emulated", "ranks"):
             for entry in settings.get(kind, []):
-                entry = {"wirings": settings["wirings"], "device": device, **entry, "emulate": kind == "emulated"}
-                entry.setdefault("dtype", defaults(device)["dtype"])
+                usual = {"wirings": settings["wirings"], "device": device, "dtype": defaults(device)["dtype"]}
+                entry = usual | entry | {"emulate": kind == "emulated"}
                 shapes = {field: listed(entry[field]) for field in grid.Shape._fields}
                 ranks = max(shapes["tp"]) if kind == "ranks" else 1
-                on = {} if kind == "ranks" else {key: entry.get(key, []) for key in ("rho", "link")}
-                on["backend"] = entry.get("backend", defaults(device)["backend"])
-                found = grid.points(shapes, entry["emulate"], **on)
+                on = {key: entry[key] for key in ("rho", "link", "backend") if key in entry}
+                found = grid.points(shapes, entry["emulate"], **{"backend": defaults(device)["backend"]} | on)
                 name = bench_name(shapes, kind, entry)
                 if name in self.bench:
                     raise UserError(f"bench.{kind}: two entries would be called {name}; join them")
@@ -195,7 +193,7 @@ class Plan:
                     "place": self._place(ranks) if device == "cuda" else self._place(1) | {"cpus_per_task": ranks},
                     "row": [row(size) for size in shapes["size"]],
                     "records": [
-                        f"{self.root}/bench/{name}/{grid.record(shape, what, entry['dtype'], entry.get('layers'))}"
+                        f"{self.root}/bench/{name}/{grid.name(shape, what, entry['dtype'], entry.get('layers'))}.json"
                         for shape, what in found
                     ],
                 }
@@ -239,11 +237,9 @@ class Plan:
 
 def bench_name(shapes: dict, kind: str, entry: dict) -> str:
     """``paper-1b-8l-tp8-b1+4+16-p8-n12-fp32-emulated``"""
-    values = ["+".join(map(str, shapes[field])) for field in grid.Shape._fields]
-    parts = [prefix + value for prefix, value in zip(("", "tp", "b", "p", "n"), values, strict=True)]
-    if "layers" in entry:
-        parts[0] += f"-{entry['layers']}l"
-    return "-".join([*parts, *entry.get("compute", []), entry["dtype"], entry.get("backend", kind)])
+    several = grid.Shape(*("+".join(map(str, shapes[field])) for field in grid.Shape._fields))
+    computed = "-".join([*entry.get("compute", []), entry["dtype"]])
+    return grid.name(several, entry.get("backend", kind), computed, entry.get("layers"))
 
 
 def adaptations(settings: dict) -> list[tuple[str, dict]]:

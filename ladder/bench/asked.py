@@ -32,8 +32,7 @@ def check(args: argparse.Namespace) -> None:
             args.rho = [0.4, 0.8]
         for name in args.link:
             link(name)
-        missing = [w for w in ("standard", "upper_bound") if w not in args.wirings]
-        if missing:
+        if missing := [w for w in ("standard", "upper_bound") if w not in args.wirings]:
             raise UserError(f"--wirings lacks {missing[0]}: what is hidden is relative to 'standard' and 'upper_bound'")
     else:
         args.backend = args.backend or usual["backend"]

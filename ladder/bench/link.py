@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from ladder import records
+from ladder.bench.options import defaults
 from ladder.bench.statistics import estimate
 from ladder.errors import UserError
 from ladder.files import write_json
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
 
     sizes = message_sizes(args.max_bytes)
     name = args.name or args.out.stem
-    backend = args.backend or ("nccl" if args.device == "cuda" else "gloo")
+    backend = args.backend or defaults(args.device)["backend"]
     if args.out.suffix != ".json":
         raise UserError(f"--out {args.out}: `--link` takes a file whose name ends in .json; give it that name")
     if name in LINKS or name in ALIASES:

@@ -22,7 +22,8 @@ import argparse
 import sys
 import time
 
-from ladder.bench.options import WIRINGS
+from ladder import options
+from ladder.bench.options import Options
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 
@@ -32,14 +33,11 @@ REDUCED = 40  # isolated all-reduces of each size
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", required=True, help="row of the table of sizes")
-    parser.add_argument("--layers", type=int, help="time this many of the model's layers")
     parser.add_argument("--delay-us", type=float, nargs="+", default=[500, 2000], help="one way, in microseconds")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--prompt", type=int, default=32, help="prompt tokens")
     parser.add_argument("--new-tokens", type=int, default=60, help="decode steps, each one a sample")
-    parser.add_argument("--prefills", type=int, default=10, help="prefill samples")
-    parser.add_argument("--wirings", nargs="+", default=list(WIRINGS))
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights and tokens")
+    options.add_arguments(parser, Options, "layers", "prefills", "wirings", "seed", prefills=10)
     add_job_arguments(parser)
 
 
@@ -52,10 +50,11 @@ def main(args: argparse.Namespace) -> None:
     from ladder.model.sizes import size
     from ladder.parallel.slicing import check_degree
 
+    options.check(Options, args)
     shape = size(args.size)
     layers = args.layers or shape.layers
-    if min(args.batch, args.prompt, layers, args.prefills) < 1 or args.new_tokens < 2 or min(args.delay_us) < 0:
-        raise UserError("--batch, --prompt, --layers, --prefills must be at least 1, --new-tokens 2, --delay-us 0")
+    if min(args.delay_us) < 0:
+        raise UserError(f"--delay-us {min(args.delay_us):g} must be at least 0")
     changes = {"num_hidden_layers": layers, "max_position_embeddings": args.prompt + args.new_tokens}
     config = LadderConfig(**shape.config(**changes), wiring="standard")
     check_degree(config, 2)

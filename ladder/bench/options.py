@@ -6,6 +6,8 @@ from ladder.options import COUNT, LENGTH, POSITIVE, RANKS, SEED, option
 from ladder.outputs import path_or_name
 
 WIRINGS = ("standard", "parallel", "ladder", "upper_bound")
+BACKENDS = ("gloo", "nccl", "one-shot", "two-shot", "multimem")
+PATH = {"type": path_or_name}
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,14 @@ class Options:
         (), "emulated links: all-reduce time / mean module time at the first point", numeric=False, **POSITIVE
     )
     link: tuple[str, ...] = option(
-        (),
-        "emulated links: names of the table of links, or files of `ladder bench link`",
-        numeric=False,
-        more={"type": path_or_name},
+        (), "emulated links: names of the table of links, or files of `ladder bench link`", numeric=False, more=PATH
     )
-    blocks: int = option(
-        0, "multiprocessors that an emulated all-reduce keeps busy on a GPU", minimum=0, maximum=RANKS["maximum"]
-    )
+    blocks: int = option(0, "multiprocessors that an emulated all-reduce keeps busy on a GPU", **RANKS | {"minimum": 0})
     device: str = option("cpu", "where the ranks compute", profile=False, enum=("cpu", "cuda"))
     dtype: str | None = option(None, "default: fp32 on CPU, bf16 on cuda", enum=("fp32", "bf16", "fp16"))
     compute: tuple[str, ...] = option((), "default: eager on CPU, graphs on cuda", enum=("eager", "compiled", "graphs"))
     attention: str = option("matmul", "of decode", enum=("matmul", "sdpa", "flex"))
-    backend: str | None = option(
-        None,
-        "what reduces over real ranks (default: gloo on CPU, nccl on cuda)",
-        enum=("gloo", "nccl", "one-shot", "two-shot", "multimem"),
-    )
+    backend: str | None = option(None, "reduces over real ranks (default: gloo on CPU, nccl on cuda)", enum=BACKENDS)
     baseline: bool = option(False, "also time plain transformers, static cache, compiled (TP 1)")
     trace: bool = option(False, "also write NAME.trace.json for ui.perfetto.dev", numeric=False, profile=False)
     replace: bool = option(

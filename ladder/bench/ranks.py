@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from ladder.bench.emulation import fixed_shapes, module_spans, span
 from ladder.bench.launch import hosts, meet, run_ranks
+from ladder.bench.options import defaults
 from ladder.bench.plain import logits, random_weight
 from ladder.bench.point import TOLERANCE, Point, check_order, check_path, difference, refuse, unsharded
 from ladder.bench.rows import compare, throughput, what
@@ -34,7 +35,7 @@ def measure(
     backend: one of ``BACKENDS``, by default gloo on the CPU and nccl on CUDA. trace: ``extra["timelines"]`` holds the
     spans of a decode step of each wiring on every rank. at_end: as of :func:`run_ranks`.
     """
-    backend = backend or ("nccl" if device == "cuda" else "gloo")
+    backend = backend or defaults(device)["backend"]
     if backend not in BACKENDS:
         raise known("backend", backend, BACKENDS)
     if device == "cpu" and backend != "gloo":

@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     check(args)
     shapes = {field: getattr(args, field) for field in grid.Shape._fields}
     found = [
-        (shape, on, args.out / grid.record(shape, on, args.dtype, args.layers))
+        (shape, on, args.out / f"{grid.name(shape, on, args.dtype, args.layers)}.json")
         for shape, on in grid.points(shapes, args.emulate, args.rho, args.link, args.backend)
     ]
     for shape in dict.fromkeys(shape for shape, _, _ in found):

@@ -3,11 +3,11 @@
     ladder bench train --size paper-1b --compile --micro-batch 8 --record train-1b.json
     ladder bench train --size paper-3b --compile --micro-batch 4 --record train-3b.json     (on 80 GB: --micro-batch 1)
 
-A step is the training loop's own: forward, backward, norm of the gradients, AdamW. All wirings share one set of
-weights, since they have the same, and are timed in turn (A B, B A, ...) once warm. Before that, the first step's loss
-of what is compiled is compared with that of what is not. Seconds are medians with 95 % intervals (bootstrap over
-rounds). MFU is the share of the device's peak in bf16 matrix products, where the table of devices knows it; what is
-recomputed does not count.
+Each wiring takes --steps steps of the training loop's own: forward, backward, norm of the gradients, AdamW. All wirings
+share one set of weights, since they have the same, and are timed in turn (A B, B A, ...) once warm. Before that, the
+first step's loss of what is compiled is compared with that of what is not. Seconds are medians with 95 % intervals
+(bootstrap over rounds). MFU is the share of the device's peak in bf16 matrix products, where the table of devices knows
+it; what is recomputed does not count.
 """
 
 import argparse
@@ -26,6 +26,15 @@ from ladder.options import add_arguments as add_options
 from ladder.train.options import Options, world_size
 from ladder.wiring import Wiring, table
 
+SHARED = (
+    "seed",
+    "sequence",
+    "steps",
+    "micro_batch",
+    "precision",
+    "activation_checkpointing",
+    "device",
+)  # with training
 WARM_UP = 3  # rounds that do not count
 CLOSE = {"fp32": 1e-4, "bf16": 1e-2}  # relative difference of losses, compiled or not
 
@@ -35,16 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", required=True, help="row of the table of sizes")
     add("--wirings", nargs="+", default=["standard", "ladder"])
     add("--layers", type=int, help="run this many of the model's layers")
-    add("--micro-batch", type=int, default=4, help="sequences at once (default: 4)")
-    add("--steps", type=int, default=20, help="samples of each wiring (default: 20)")
-    shared = ("seed", "sequence", "precision", "activation_checkpointing", "compile", "device")
-    add_options(parser, Options, *shared, sequence=2048, precision="bf16")
+    add_options(parser, Options, *SHARED, "compile", sequence=2048, micro_batch=4, steps=20, precision="bf16")
     add_job_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> None:
-    names = ("seed", "sequence", "steps", "micro_batch", "precision", "activation_checkpointing", "device")
-    options = Options(batch=args.micro_batch, warmup=0, **{name: getattr(args, name) for name in names})
+    options = Options(batch=args.micro_batch, warmup=0, **{name: getattr(args, name) for name in SHARED})
     options.check(1)
     shape = size(args.size) if args.layers is None else replace(size(args.size), layers=args.layers)
     if shape.layers < 1:

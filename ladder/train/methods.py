@@ -112,19 +112,16 @@ class Objective:
 
 SFT = Objective()
 
+FILE = {"numeric": False, "profile": False}  # its content changes a run's numbers, its name does not
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options of a method. Raises UserError where they contradict each other. Of the files that two of them name,
-    the content changes a run's numbers, not the name."""
+    """The options of a method. Raises UserError where they contradict each other."""
 
     method: str = option("sft", "; ".join(f"{name}: {row.summary}" for name, row in METHODS.items()), enum=(*METHODS,))
     teacher: str | None = option(
-        None,
-        "distillation: the original, which is not changed",
-        numeric=False,
-        profile=False,
-        more={"type": path_or_name},
+        None, "distillation: the original, which is not changed", **FILE, more={"type": path_or_name}
     )
     temperature: float = option(1.0, "of teacher and model in the KL", **POSITIVE)
     sft_weight: float = option(0.0, "of the cross-entropy beside the KL's 1", minimum=0)
@@ -132,10 +129,8 @@ class Recipe:
     group: int | None = option(None, "progressive: layers rewired at a time (default: 1)", **COUNT)
     order: Path | None = option(
         None,
-        "progressive: of `ladder sensitivity --each`; the layer that costs least first (default: the last first)",
-        numeric=False,
-        profile=False,
-        more={"metavar": "RECORD"},
+        "progressive: record of `ladder sensitivity --each`, cheapest layer first (default: the last first)",
+        **FILE,
     )
     patience: int | None = option(
         None, "stop after so many validations without a better one, and keep the best weights", **COUNT

@@ -21,9 +21,7 @@ class Options:
     sequence: int = option(128, "tokens per sequence", profile=False, **LENGTH | {"minimum": 2})
     steps: int = option(120, "optimiser steps", **COUNT)
     batch: int = option(8, "sequences per step, over all ranks and micro-batches", **COUNT)
-    micro_batch: int | None = option(
-        None, "sequences per rank at once (default: batch / ranks)", numeric=False, **COUNT
-    )
+    micro_batch: int | None = option(None, "sequences per rank at once (default: all)", numeric=False, **COUNT)
     lr: float = option(3e-3, "peak learning rate", **POSITIVE)
     warmup: int = option(20, "steps of linear warm-up", minimum=0)
     min_lr: float = option(0.1, "final learning rate, as a share of the peak", minimum=0, maximum=1)
@@ -36,13 +34,13 @@ class Options:
     evaluate_every: int = option(20, "steps between validations", **COUNT)
     validation_windows: int = option(64, "validation sequences, at most", **COUNT)
     shard: int = option(
-        1, "data-parallel ranks that share one copy of the weights; the others replicate it", numeric=False, **RANKS
+        1, "data-parallel ranks to a copy of the weights; the others replicate it", numeric=False, **RANKS
     )
     tp_ranks: int = option(1, "tensor-parallel ranks of each copy or shard, neighbours", numeric=False, **RANKS)
     activation_checkpointing: bool = option(False, "recompute each module in backward", numeric=False)
     compile: bool = option(False, "torch.compile each attention and MLP", numeric=False)
     device: str = option(
-        "auto", "default: cuda if there is one", numeric=False, profile=False, enum=("auto", "cpu", "cuda")
+        "auto", "auto: cuda if there is one", numeric=False, profile=False, enum=("auto", "cpu", "cuda")
     )
     checkpoint_every: int = option(40, "steps between checkpoints", numeric=False, **COUNT)
     keep: int = option(2, "newest checkpoints to keep, besides the best", numeric=False, profile=False, **COUNT)
