@@ -120,6 +120,13 @@ def test_a_wrong_configuration_is_one_sentence(path, value, words):
     assert "\n" not in text
 
 
+def test_ranks_of_tensor_parallelism_share_a_micro_batch():
+    run = {"size": "tiny", "wiring": "standard", "gpus": 4, "tp_ranks": 2, "micro_batch": 1}
+    check(changed(("pretrain", "runs", 0), run), "mine.yaml")
+    with pytest.raises(UserError, match=r"runs\[0\].tp_ranks: 3 does not divide the 4 ranks"):
+        check(changed(("pretrain", "runs", 0), run | {"tp_ranks": 3}), "mine.yaml")
+
+
 def test_an_empty_corpus_file_is_refused(tmp_path):
     (tmp_path / "a.txt").touch()
     corpus = {"kind": "files", "path": [str(tmp_path / "a.txt")], "validation": 0.1, "test": 0.1}
