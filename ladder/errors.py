@@ -1,7 +1,14 @@
 """Errors that are the user's to mend."""
 
 import errno
+import json
+import os
 import re
+import sys
+import time
+from pathlib import Path
+
+LAUNCHED = "LADDER_LAUNCHED"  # in the environment of a rank that ladder.parallel.group.launch started
 
 
 class UserError(ValueError):
@@ -14,6 +21,15 @@ class UserError(ValueError):
 def known(what: str, name: object, names) -> UserError:
     """The error for an unknown ``name``: lists the names that exist."""
     return UserError(f"unknown {what} {str(name)[:80]!r}; known: {', '.join(sorted(map(str, names)))}")
+
+
+def tell(sentence: str, prefix: str = "") -> None:
+    """Say why this process ends; or, if it was launched as a rank, leave it to the launcher, which says it once."""
+    if LAUNCHED in os.environ:
+        left = {"message": sentence, "timestamp": int(time.time())}
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(left))
+    else:
+        print(prefix + sentence, file=sys.stderr, flush=True)
 
 
 CURES = {

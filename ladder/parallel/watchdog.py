@@ -4,7 +4,6 @@ Every rank writes a heartbeat into the group's store from a thread of its own, a
 """
 
 import os
-import sys
 import threading
 import time
 import traceback
@@ -14,7 +13,7 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from ladder.errors import UserError
+from ladder.errors import UserError, sentence, tell
 
 INTERVAL, PATIENCE, STUCK = 1.0, 20.0, 45.0  # seconds
 FAILED = "failed"  # the key of the sentence that ends everything
@@ -26,7 +25,6 @@ class Watchdog:
     names: what each rank is called ("rank 1 on host"); keeper: who serves the store, in words.
     interval: seconds between beats. patience: seconds without a beat after which a rank counts as dead. stuck: seconds
     after which a rank that lives, but has not come to a collective in which others wait, counts as stuck.
-    quiet: the sentence is left in the store and not printed, for the process that started the ranks to find.
 
     at_end: what to call before this ends the process; it has three intervals for it.
     """
@@ -40,10 +38,9 @@ class Watchdog:
         interval: float = INTERVAL,
         patience: float = PATIENCE,
         stuck: float = STUCK,
-        quiet: bool = False,
     ):
         self.store, self.rank, self.names, self.keeper = store, rank, names, keeper
-        self.interval, self.patience, self.stuck, self.quiet = interval, patience, stuck, quiet
+        self.interval, self.patience, self.stuck = interval, patience, stuck
         self.progress = lambda: 0  # collectives that this rank has launched
         self.at_end: Callable[[], object] = lambda: None
         self._ending = threading.Lock()  # both threads may come to the end; the first one goes through with it
@@ -77,7 +74,6 @@ class Watchdog:
         try:
             return self.store.compare_set(FAILED, "", sentence).decode()
         except RuntimeError:
-            self.quiet = False
             return sentence
 
     def _gone(self, rank: int) -> bool:
@@ -141,9 +137,8 @@ class Watchdog:
 
     def _end(self, sentence: str) -> None:
         with self._ending:
-            # The store may hang: then this process prints, and does not wait for it.
-            if not self._within(2, self._announce, sentence) or not self.quiet:
-                print(sentence, file=sys.stderr, flush=True)
+            self._within(2, self._announce, sentence)  # the store may hang
+            tell(sentence)
             self._exit()
 
     def _exit(self) -> NoReturn:
@@ -162,6 +157,8 @@ def describe(error: BaseException, name: str) -> str:
     """One sentence: who failed, with what, where."""
     if isinstance(error, UserError):
         return str(error)
+    if told := sentence(error):
+        return f"{name}: {told}"
     lines = str(error).strip().splitlines() or [""]
     where = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(where[-1].filename).name}:{where[-1].lineno})" if where else ""

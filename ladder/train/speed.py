@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ladder.devices import DEVICES
-from ladder.train.ranks import Ranks
+from ladder.parallel.group import Group
 
 # torch.cuda.get_device_name() -> row of the table of devices. A board with another peak has another name.
 NAMES = {
@@ -52,7 +52,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def straggler_gap(config, tokens: int, precision: str, ranks: Ranks) -> tuple[float, int]:
+def straggler_gap(config, tokens: int, precision: str, ranks: Group) -> tuple[float, int]:
     """(slowest rank's time over the median, which rank) for the same matrix products, each rank alone.
 
     Steps themselves tell nothing: their collectives make all ranks as slow as the slowest. ``tokens``: of a
