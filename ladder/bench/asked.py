@@ -97,9 +97,8 @@ def fits(args: argparse.Namespace, shape: Shape) -> None:
     sizes = {name: prod(shape) for name, shape in shapes(this.checked().config).items()}
     whole = 4 * sum(sizes.values()) + 4 * sum(sizes[name] for name in sizes if name.endswith(FUSED))
     chosen["caches"] = len(args.wirings) * len(args.compute)
-    sharing = (
-        int(environment().get("LOCAL_WORLD_SIZE", shape.tp)) if (args.emulate, args.device) == (False, "cpu") else 1
-    )
+    alone = args.emulate or args.device == "cuda"
+    sharing = 1 if alone else int(environment().get("LOCAL_WORLD_SIZE", shape.tp))
     chosen |= {"extra": max(0, whole - wanted) // sharing, "sharing": sharing}
     check_fits(
         shape.size, args.device, this.config, shape.tp, shape.batch, this.length, size, args.replicate_kv, **chosen

@@ -22,12 +22,12 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from ladder.errors import LAUNCHED, UserError, tell
 from ladder.parallel.communicators import precise_sleep
 from ladder.parallel.environment import environment
-from ladder.parallel.watchdog import Watchdog, describe
+from ladder.parallel.watchdog import FAILED, Watchdog, describe
 
 JOIN = timedelta(minutes=5)  # within which all ranks must be there
 WAIT = timedelta(hours=4)  # in a collective: rank 0 may wait for an orphan's work to end. The dead are found at once.
 COLLECTIVE = timedelta(minutes=1)  # the same, where work is timed
-GRACE = 5  # seconds that ranks have to end, once one has fallen
+GRACE = 10  # seconds that ranks have to end, once one has fallen
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,6 @@ def join(
     try:
         if timing and watch:
             watch.progress = _launched
-            signal.signal(signal.SIGTERM, _terminated)
         with group.connected(backend, COLLECTIVE if timing else WAIT) if connects else contextlib.nullcontext():
             yield group
     except KeyboardInterrupt:
@@ -164,10 +163,6 @@ def _leave(group: Group, served: bool) -> None:
         group.store.wait([f"left/{other}" for other in range(1, group.world_size)], JOIN)
     group.watch.leave()
     group.store.set(f"left/{group.world_rank}", "")
-
-
-def _terminated(*_) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _launched() -> int:
@@ -230,12 +225,20 @@ def launch(size: int, command: list[str]) -> None:
     shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": server.port}
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": True, LAUNCHED: 1}
     each = {rank: {k: str(v) for k, v in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()} for rank in range(size)}
+    store = dist.PrefixStore(_prefix(each[0]), server)
     logging.getLogger(api.__name__).setLevel(logging.CRITICAL)  # of failures, this function tells
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     with tempfile.TemporaryDirectory() as folder:
         words = dict.fromkeys(range(size), tuple(command[1:]))
         ranks = start_processes("ladder", command[0], words, each, DefaultLogsSpecs(folder))
-        ranks.close = lambda close=ranks.close, *_: close(timeout=GRACE)  # torch's own is half a minute
+        close = ranks.close
+
+        def end() -> None:
+            """They end themselves, in order: their watchdogs read it. One that is stopped must go on for that."""
+            store.compare_set(FAILED, "", "ended by what launched the ranks")
+            close(signal.SIGCONT, GRACE)
+
+        ranks.close = end
         try:
             failures = ranks.wait(period=0.05).failures
         except SignalException as asked:

@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
+from ladder.bench.launch import run_ranks
 
 from ladder.bench import network, slowpath
-from ladder.bench.launch import run_ranks
 from ladder.cli import main
 from ladder.errors import UserError
 from ladder.reading import read_json

@@ -14,12 +14,12 @@ from fleet import together
 from toy import Stream, Tracking, losses, model, options, run
 
 from ladder.errors import UserError, sentence
+from ladder.parallel.group import Group
 from ladder.train import layout, memory, state
 from ladder.train.batches import PackedTokens
-from ladder.train.ranks import Ranks
 from ladder.train.state import Checkpoints, State
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = Group(0, 1, torch.device("cpu"))
 SHARED = {1: {}, 2: {"shard": 2}}
 
 
