@@ -77,6 +77,21 @@ def test_nobody_started_this_process():
     assert (environment(), rank(), world_size()) == ({}, 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("line", "launched"),
+    [
+        ("bench --size tiny --tp 1 2 --out here", [(1, ["--tp", "1"]), (2, ["--tp", "2"])]),
+        ("bench link --tp 2 --out l.json", [(2, [])]),
+    ],
+)
+def test_a_command_without_ranks_launches_itself(line, launched, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(group, "launch", lambda *which: sizes.append(which))
+    assert cli.main(line.split()) == 0
+    assert sizes == [(size, [sys.executable, "-m", "ladder", *line.split(), *more]) for size, more in launched]
+
+
 @pytest.mark.parametrize("command", ["bench --size tiny", "bench link"])
 def test_a_rank_of_torchrun(command, monkeypatch, tmp_path, capsys):
     for key, value in TORCHRUN.items():
@@ -152,7 +167,7 @@ def check_records(started: list[subprocess.Popen], folder) -> None:
 
 
 @pytest.mark.ranks
-def test_two_degrees_launched_here_write_one_record_a_point(tmp_path):
+def test_two_degrees_launched_here_write_one_record_a_point(tmp_path, monkeypatch, capsys):
     process = ladder({}, *f"-m ladder {BENCH} --tp 1 2 --trace --out records".split(), cwd=tmp_path)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
@@ -160,8 +175,9 @@ def test_two_degrees_launched_here_write_one_record_a_point(tmp_path):
     assert sorted((record["rows"][0]["tp"], record["rows"][0]["prompt"]) for record in records) == [
         (tp, prompt) for tp in (1, 2) for prompt in (2, 3)
     ]
-    again = ladder({}, *f"-m ladder {BENCH} --tp 1 2 --trace --out records".split(), cwd=tmp_path)
-    assert again.communicate(timeout=60)[1] == "4 points, 4 of them finished\n"
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(f"{BENCH} --tp 1 2 --trace --out records".split()) == 0
+    assert capsys.readouterr().err == "4 points, 4 of them finished\n"
 
 
 @pytest.mark.ranks
