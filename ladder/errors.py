@@ -1,5 +1,6 @@
 """Errors that are the user's to mend."""
 
+import contextlib
 import errno
 import json
 import os
@@ -27,9 +28,10 @@ def tell(sentence: str, prefix: str = "") -> None:
     """Say why this process ends; or, if it was launched as a rank, leave it to the launcher, which says it once."""
     if LAUNCHED in os.environ:
         left = {"message": sentence, "timestamp": int(time.time())}
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(left))
-    else:
-        print(prefix + sentence, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a full disk: then it is said here
+            Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(left))
+            return
+    print(prefix + sentence, file=sys.stderr, flush=True)
 
 
 CURES = {

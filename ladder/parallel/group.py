@@ -6,7 +6,6 @@ end (ladder.parallel.watchdog).
 
 import contextlib
 import logging
-import os
 import signal
 import socket
 import tempfile
@@ -19,14 +18,16 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, api, start_processes
 
-from ladder.errors import LAUNCHED, UserError, tell
+from ladder.errors import LAUNCHED, UserError
 from ladder.parallel.communicators import precise_sleep
 from ladder.parallel.environment import environment
-from ladder.parallel.watchdog import FAILED, Watchdog, describe
+from ladder.parallel.watchdog import FAILED, Watchdog
 
 JOIN = timedelta(minutes=5)  # within which all ranks must be there
 WAIT = timedelta(hours=4)  # in a collective: rank 0 may wait for an orphan's work to end. The dead are found at once.
 COLLECTIVE = timedelta(minutes=1)  # the same, where work is timed
+AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # in the environment where the launcher, and not rank 0, serves the store
+PREFIX = "ladder/{}"  # of keys in the store; torchrun may start all ranks again
 GRACE = 10  # seconds that ranks have to end, once one has fallen
 
 
@@ -90,16 +91,13 @@ class Group:
         device_id = self.device if backend == "nccl" else None
         ranks = {"rank": self.world_rank, "world_size": self.world_size}
         dist.init_process_group(backend, store=store, timeout=wait, device_id=device_id, **ranks)
-        whole = self.world_size == 1
+        done = self.world_size == 1
         try:
             yield
             self.meet()
-            whole = True
-        except SystemExit:  # of all ranks
-            whole = True
-            raise
+            done = True
         finally:
-            if whole:  # else it may hang
+            if done:  # else it may hang
                 dist.destroy_process_group()
 
 
@@ -123,46 +121,33 @@ def join(
         # Checkpoints are planned with objects, which travel over gloo.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     connects = backend is not None and (size > 1 or always)
-    store = _meeting_place(env, rank, size) if size > 1 else dist.HashStore()
-    hosts = tuple(store.get(f"host/{other}").decode() for other in range(size)) if size > 1 else (socket.gethostname(),)
-    names = [f"rank {other} on {host}" for other, host in enumerate(hosts)]
-    served = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    watch = None
+    store = _store(env, rank, size)
+    hosts = tuple(store.get(f"host/{other}").decode() for other in range(size))
+    watch, serves = None, rank == 0 and AGENT not in env
     if size > 1:
-        keeper = "the process that started the ranks" if served else names[0]
-        watch = Watchdog(store.clone(), rank, names, keeper)
+        names = [f"rank {other} on {host}" for other, host in enumerate(hosts)]
+        watch = Watchdog(store.clone(), rank, names, "the process that started the ranks" if AGENT in env else names[0])
+        watch.progress = _launched if timing else watch.progress
     group = Group(rank, size, device, connects, tp, watch, store, hosts)
     try:
-        if timing and watch:
-            watch.progress = _launched
         with group.connected(backend, COLLECTIVE if timing else WAIT) if connects else contextlib.nullcontext():
             yield group
-    except KeyboardInterrupt:
-        raise
-    except SystemExit:  # asked to terminate, as all ranks are
-        _leave(group, served)
-        raise
-    except BaseException as error:
-        if watch is None:
+    except Exception as error:
+        if not watch:
             raise
-        sentence = describe(error, names[rank])  # what started the ranks may end this one before the culprit is known
-
-        def told_to_end(*_):
-            tell(sentence)
-            os._exit(1)
-
-        signal.signal(signal.SIGTERM, told_to_end)
         raise watch.failed(error) from error
-    _leave(group, served)
+    except SystemExit:  # asked to terminate, as all ranks are
+        _leave(group, serves)
+        raise
+    _leave(group, serves)
 
 
-def _leave(group: Group, served: bool) -> None:
-    if group.watch is None:
-        return
-    if group.first and not served:  # it serves the store: the others leave first
-        group.store.wait([f"left/{other}" for other in range(1, group.world_size)], JOIN)
-    group.watch.leave()
-    group.store.set(f"left/{group.world_rank}", "")
+def _leave(group: Group, serves: bool) -> None:
+    if group.watch:
+        if serves:  # the store: the others leave first
+            group.store.wait([f"left/{other}" for other in range(1, group.world_size)], JOIN)
+        group.watch.leave()
+        group.store.set(f"left/{group.world_rank}", "")
 
 
 def _launched() -> int:
@@ -191,30 +176,23 @@ def check_gpus(ranks: int) -> None:
         raise UserError(f"{ranks} ranks on cuda need as many GPUs; this machine has {torch.cuda.device_count()}")
 
 
-def _prefix(env: dict[str, str]) -> str:
-    return f"ladder/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-
-
-def _meeting_place(env: dict[str, str], rank: int, size: int) -> dist.Store:
+def _store(env: dict[str, str], rank: int, size: int) -> dist.Store:
     """The store of all ranks, once they have signed in there. Raises UserError naming who is missing."""
-    host, port, served = env["MASTER_ADDR"], int(env["MASTER_PORT"]), env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    where = f"the store at {host}:{port}, through which the ranks meet"
+    store, keys = dist.HashStore(), [f"host/{other}" for other in range(size)]
     try:
-        store = dist.TCPStore(host, port, is_master=rank == 0 and not served, timeout=JOIN, wait_for_workers=False)
-    except RuntimeError as error:
-        raise UserError(f"rank {rank} cannot open {where}: {str(error).splitlines()[0]}") from None
-    store = dist.PrefixStore(_prefix(env), store)
-    keys = [f"host/{other}" for other in range(size)]
-    try:
+        if size > 1:
+            where, serves = (env["MASTER_ADDR"], int(env["MASTER_PORT"])), rank == 0 and AGENT not in env
+            store = dist.TCPStore(*where, is_master=serves, timeout=JOIN, wait_for_workers=False)
+        store = dist.PrefixStore(PREFIX.format(env.get("TORCHELASTIC_RESTART_COUNT", 0)), store)
         store.set(f"beat/{rank}", "0 0")
         store.set(keys[rank], socket.gethostname())
-        store.wait(keys)
-    except dist.DistStoreError:
-        missing = [str(other) for other, key in enumerate(keys) if not store.check([key])]
-        minutes = JOIN.total_seconds() / 60
-        raise UserError(f"of {size} ranks, these did not come in {minutes:g} min: {', '.join(missing)}") from None
-    except RuntimeError:
-        raise UserError(f"rank {rank} has lost {where}") from None
+        store.wait(keys, JOIN)
+    except RuntimeError as error:  # torch's errors of stores
+        if isinstance(error, dist.DistStoreError) and isinstance(store, dist.PrefixStore):
+            missing = ", ".join(str(other) for other, key in enumerate(keys) if not store.check([key]))
+            raise UserError(f"of {size} ranks, these did not come in {JOIN}: {missing}") from None
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"rank {rank} cannot meet the others at the store {where[0]}:{where[1]}: {reason}") from None
     return store
 
 
@@ -222,10 +200,10 @@ def launch(size: int, command: list[str]) -> None:
     """Run ``command`` as ``size`` ranks of this machine, with torchrun's means, until all have ended. Raises UserError
     with what the first rank that fell left to be said, or how it was killed; SystemExit after a stack trace of its."""
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": server.port}
-    shared |= {"TORCHELASTIC_USE_AGENT_STORE": True, LAUNCHED: 1}
-    each = {rank: {k: str(v) for k, v in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()} for rank in range(size)}
-    store = dist.PrefixStore(_prefix(each[0]), server)
+    store = dist.PrefixStore(PREFIX.format(0), server)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port), AGENT: "True", LAUNCHED: "1"}
+    shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(size))
+    each = {rank: shared | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(size)}
     logging.getLogger(api.__name__).setLevel(logging.CRITICAL)  # of failures, this function tells
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     with tempfile.TemporaryDirectory() as folder:
@@ -253,12 +231,6 @@ def launch(size: int, command: list[str]) -> None:
             raise UserError(first.message)
         if first.exitcode == 1:
             raise SystemExit(1)
-        raise UserError(f"rank {first.local_rank} on {socket.gethostname()} {_end(first.exitcode)}")
-
-
-def _end(code: int) -> str:
-    """How a process with this exit code came to its end."""
-    if code > 0:
-        return f"exited with {code}"
-    hint = " (by the kernel, if memory ran out)" if -code == signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-code).name}{hint}"
+        end = f"exited with {first.exitcode}" if first.exitcode > 0 else f"was killed by {first.signal_name()}"
+        hint = " (by the kernel, if memory ran out)" if first.exitcode == -signal.SIGKILL else ""
+        raise UserError(f"rank {first.local_rank} on {socket.gethostname()} {end}{hint}")
