@@ -40,8 +40,10 @@ hidden = (T_standard - T_wiring) / (T_standard - T_upper_bound).
 
 import argparse
 import glob
+import itertools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from ladder.errors import UserError
 from ladder.job import add_arguments as add_job_arguments
@@ -101,8 +103,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
     from ladder.bench import grid
-    from ladder.bench.asked import check, fits
     from ladder.parallel.environment import environment, rank
+
+    if not args.emulate and not environment():
+        return {tp: ["--tp", str(tp)] for tp in degrees(args)}
+    from ladder.bench.asked import check, fits
 
     check(args)
     shapes = {field: getattr(args, field) for field in grid.Shape._fields}
@@ -116,14 +121,25 @@ def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
     if args.trace and not rank():
         names = [glob.escape(path.with_suffix(".trace.json").name) for _, _, path in todo]
         check_folder(f"--out {args.out}", args.out, names)
-    if todo and not args.emulate and not environment():
-        return {shape.tp: ["--tp", str(shape.tp)] for shape, _, _ in todo}
     if not rank():
         say(f"{len(found)} points, {len(found) - len(todo)} of them finished")
     if args.emulate:
         emulate(args, todo, found)
     elif todo:
         over_ranks(args, todo)
+
+
+def degrees(args: argparse.Namespace) -> list[int]:
+    """How many ranks to launch. The rest they check themselves: what it takes to load a model is loaded there."""
+    from ladder.model.sizes import size
+    from ladder.parallel.group import check_gpus
+    from ladder.parallel.slicing import check_degree
+
+    for name, tp in itertools.product(args.size, args.tp):
+        check_degree(SimpleNamespace(**size(name).config()), tp, replicate_kv=True)
+    if args.device == "cuda":
+        check_gpus(max(args.tp))
+    return list(dict.fromkeys(args.tp))
 
 
 def say(line: str) -> None:

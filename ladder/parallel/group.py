@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, api, start_processes
 
 from ladder.errors import LAUNCHED, UserError
-from ladder.parallel.communicators import precise_sleep
 from ladder.parallel.environment import environment
 from ladder.parallel.watchdog import FAILED, Watchdog
 
@@ -115,6 +114,8 @@ def join(
     rank, size = int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1))
     device = _device(device, int(env.get("LOCAL_RANK", 0)), int(env.get("LOCAL_WORLD_SIZE", 1)))
     if timing:
+        from ladder.parallel.communicators import precise_sleep  # not in a launcher: it loads torch's compiler
+
         torch.set_num_threads(1)
         precise_sleep()
     if backend == "":

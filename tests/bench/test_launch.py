@@ -92,6 +92,12 @@ def test_a_command_without_ranks_launches_itself(line, launched, tmp_path, monke
     assert sizes == [(size, [sys.executable, "-m", "ladder", *line.split(), *more]) for size, more in launched]
 
 
+def test_no_ranks_are_launched_for_a_degree_that_cannot_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(group, "launch", None)
+    assert cli.main(f"bench --size tiny --tp 2 1000 --out {tmp_path}/here".split()) == 1
+    assert "tensor-parallel degree 1000 does not divide" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["bench --size tiny", "bench link"])
 def test_a_rank_of_torchrun(command, monkeypatch, tmp_path, capsys):
     for key, value in TORCHRUN.items():
@@ -176,8 +182,10 @@ def test_two_degrees_launched_here_write_one_record_a_point(tmp_path, monkeypatc
         (tp, prompt) for tp in (1, 2) for prompt in (2, 3)
     ]
     monkeypatch.chdir(tmp_path)
-    assert cli.main(f"{BENCH} --tp 1 2 --trace --out records".split()) == 0
-    assert capsys.readouterr().err == "4 points, 4 of them finished\n"
+    for key, value in (TORCHRUN | {"WORLD_SIZE": "2", "RANK": "0"}).items():
+        monkeypatch.setenv(key, value)
+    assert cli.main(f"{BENCH} --trace --out records".split()) == 0
+    assert capsys.readouterr().err == "2 points, 2 of them finished\n"
 
 
 @pytest.mark.ranks

@@ -70,7 +70,9 @@ def test_every_rank_is_in_the_timeline(measured):
         ("cuda", "nccl", "torch finds no GPU"),
     ],
 )
-def test_backends_that_are_not_there(device, backend, message, tmp_path, capsys):
+def test_backends_that_are_not_there(device, backend, message, tmp_path, monkeypatch, capsys):
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
     words = f"--size tiny --tp 2 --device {device} --backend {backend} --out {tmp_path}"
     assert main(["bench", *words.split()]) == 1
     assert message in capsys.readouterr().err
