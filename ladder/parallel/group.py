@@ -96,7 +96,7 @@ class Group:
             self.meet()
             done = True
         finally:
-            if done:  # else it may hang
+            if done or backend != "nccl":  # which may hang
                 dist.destroy_process_group()
 
 

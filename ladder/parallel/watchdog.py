@@ -75,6 +75,8 @@ class Watchdog:
         self._failing = True
         said = self._announce(sentence)
         self._forgive()
+        # When the interpreter ends, no thread may be in torch's C++: that would abort.
+        self._threads[0].join(3 * self.interval)
         if self.keeper == self.names[self.rank]:
             time.sleep(5 * self.interval)  # with this process goes the store, where the others are to read it
         return UserError(said)
@@ -96,6 +98,8 @@ class Watchdog:
         beats = 0
         try:
             while not self._left.wait(self.interval if beats else 0):
+                if self._failing:
+                    return
                 beats += 1
                 self.store.set(keys[self.rank], f"{beats} {self.progress()}")
                 values = [value.decode() for value in self.store.multi_get(keys)]
