@@ -22,7 +22,8 @@ from ladder.errors import UserError
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.model.sizes import size
-from ladder.train.options import Options, world_size
+from ladder.parallel.environment import world_size
+from ladder.train.options import Options
 from ladder.wiring import Wiring, table
 
 WARM_UP = 3  # rounds that do not count
@@ -80,12 +81,13 @@ def measure(args: argparse.Namespace, shape, options: Options) -> tuple[list[dic
     import torch
 
     from ladder.model import LadderConfig, LadderForCausalLM
-    from ladder.train import layout, memory, ranks
+    from ladder.parallel.group import join
+    from ladder.train import layout, memory
     from ladder.train.loop import adamw, backward
     from ladder.train.speed import peak, peak_memory
 
     config = LadderConfig(**shape.config())
-    with ranks.start(options) as these, memory.explained(config, options, these):
+    with join(options.device, always=options.sharded) as these, memory.explained(config, options, these):
         memory.check(config, options, these)
         torch.manual_seed(options.seed)
         with these.device:

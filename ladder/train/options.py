@@ -2,11 +2,11 @@
 
 import argparse
 import math
-import os
 from dataclasses import dataclass, field, fields
 
 from ladder.errors import UserError, known
 from ladder.outputs import OutputFolder, OutputModel
+from ladder.parallel.environment import world_size
 
 
 def _option(default, help_: str, numeric: bool = True, **flag):
@@ -44,6 +44,11 @@ class Options:
     checkpoint_every: int = _option(40, "steps between checkpoints", numeric=False)
     keep: int = _option(2, "newest checkpoints to keep, besides the best", numeric=False)
 
+    @property
+    def sharded(self) -> bool:
+        """bf16 goes the same way at one rank as at many: fp32 shards, cast to bf16 when gathered."""
+        return self.precision == "bf16"
+
     def numeric(self) -> dict:
         """The settings that change a run's numbers by more than rounding: what a checkpoint must agree with."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["numeric"]}
@@ -68,7 +73,7 @@ class Options:
         return accumulate, micro
 
     def check(self, ranks: int | None = None) -> None:
-        """Refuse what cannot work, before torch is loaded. ``ranks`` defaults to torchrun's WORLD_SIZE."""
+        """Refuse what cannot work, before torch is loaded. ``ranks`` defaults to those that were started."""
         ranks = ranks or world_size()
         at_least_one = ("sequence", "steps", "batch", "evaluate_every", "checkpoint_every", "keep", "shard", "tp_ranks")
         for name in (*at_least_one, "validation_windows", *(["micro_batch"] if self.micro_batch is not None else [])):
@@ -98,10 +103,6 @@ class Options:
             of = f"{_ranks(ranks)} of this job" + f" / --tp-ranks {self.tp_ranks}" * (self.tp_ranks > 1)
             raise UserError(f"--shard {self.shard} does not divide the {of}")
         self.per_rank(data)
-
-
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _ranks(count: int) -> str:
