@@ -41,13 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_job_arguments(parser)
 
 
-def main(args: argparse.Namespace) -> None:
-    from ladder.bench.launch import run_ranks, this_rank
+def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
     from ladder.bench.point import Point
     from ladder.bench.slowpath import check_possible, slow_path
-    from ladder.errors import UserError
+    from ladder.errors import LAUNCHED, UserError
     from ladder.model.modeling import LadderConfig
     from ladder.model.sizes import size
+    from ladder.parallel.environment import environment
+    from ladder.parallel.group import join
     from ladder.parallel.slicing import check_degree
 
     options.check(Options, args)
@@ -59,27 +60,39 @@ def main(args: argparse.Namespace) -> None:
     config = LadderConfig(**shape.config(**changes), wiring="standard")
     check_degree(config, 2)
     check_possible()
-    if this_rank() is not None:
+    if environment() and LAUNCHED not in environment():
         raise UserError("`ladder bench network` starts its two ranks itself; run it without torchrun or srun")
     point = Point(config, 2, args.batch, args.prompt, args.new_tokens, tuple(args.wirings), args.seed)
     for wiring in args.wirings:
         point.rows(wiring)  # refuses an unknown one
-    with job(args, "bench", f"{args.size}-network", model=args.size, seed=args.seed) as this:
-        rows, reduces = [], {}
+    if not environment():
+        return {2: []}
+    what = {"model": args.size, "seed": args.seed}
+    with (
+        join("cpu", None, timing=True) as group,
+        job(args, "bench", f"{args.size}-network", group=group, **what) as this,
+    ):
+        results = {}
         for delay in args.delay_us:
-            print(f"two namespaces, {delay:g} us one way", file=sys.stderr, flush=True)
-            with slow_path(delay * 1e-6) as enter:
-                found = run_ranks(measure, (point, args.prefills), 2, "cpu", "gloo", enter)
+            if this:
+                print(f"two namespaces, {delay:g} us one way", file=sys.stderr, flush=True)
+            with slow_path(delay * 1e-6, group), group.connected("gloo"):
+                results[delay] = measure(group, point, args.prefills)
+        if not this:
+            return None
+        rows = []
+        for delay, found in results.items():
             rows += tidy(point, f"two namespaces, {delay:g} us one way", found)
-            reduces[f"{delay:g}"] = found["reduce"]
+        reduces = {f"{delay:g}": found["reduce"] for delay, found in results.items()}
         if layers != shape.layers:
             rows = [row | {"timed_layers": layers} for row in rows]
         rows = [this.row(**row) for row in rows]
         print(card(rows), file=sys.stderr, flush=True)
         this.finish(rows, all_reduce_seconds=reduces)
+    return None
 
 
-def measure(rank: int, local_rank: int, point, prefills: int) -> dict:
+def measure(group, point, prefills: int) -> dict:
     """One rank's part: checks, isolated all-reduces, and samples by phase, wiring, and "real" or a key of EMULATED."""
     import torch.distributed as dist
 
@@ -92,8 +105,8 @@ def measure(rank: int, local_rank: int, point, prefills: int) -> dict:
 
     prefer_network()
     real = ProcessGroup(dist.group.WORLD).all_reduce
-    differences = check_logits(point, rank, real)
-    fused = Fused(point.shard(rank))
+    differences = check_logits(group, point, real)
+    fused = Fused(point.shard(group.world_rank))
     paths = check_path(point, fused, real)
     counts = check_order(point, lambda wiring: point.engine(fused, wiring, real))
     token = point.batch * point.config.hidden_size * DTYPES[point.dtype].itemsize

@@ -23,18 +23,12 @@ from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.model.sizes import size
 from ladder.options import add_arguments as add_options
-from ladder.train.options import Options, world_size
+from ladder.parallel.environment import world_size
+from ladder.train.options import Options
 from ladder.wiring import Wiring, table
 
-SHARED = (
-    "seed",
-    "sequence",
-    "steps",
-    "micro_batch",
-    "precision",
-    "activation_checkpointing",
-    "device",
-)  # with training
+# Options that a step has of training
+SHARED = ("seed", "sequence", "steps", "micro_batch", "precision", "activation_checkpointing", "device")
 WARM_UP = 3  # rounds that do not count
 CLOSE = {"fp32": 1e-4, "bf16": 1e-2}  # relative difference of losses, compiled or not
 
@@ -82,12 +76,13 @@ def measure(args: argparse.Namespace, shape, options: Options) -> tuple[list[dic
     import torch
 
     from ladder.model import LadderConfig, LadderForCausalLM
-    from ladder.train import layout, memory, ranks
+    from ladder.parallel.group import join
+    from ladder.train import layout, memory
     from ladder.train.loop import adamw, backward
     from ladder.train.speed import peak, peak_memory
 
     config = LadderConfig(**shape.config())
-    with ranks.start(options) as these, memory.explained(config, options, these):
+    with join(options.device, always=options.sharded) as these, memory.explained(config, options, these):
         memory.check(config, options, these)
         torch.manual_seed(options.seed)
         with these.device:

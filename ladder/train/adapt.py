@@ -66,12 +66,12 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from ladder.model import load
-    from ladder.train import ranks
+    from ladder.parallel.group import join
     from ladder.train.batches import check
     from ladder.train.layout import distribute
     from ladder.train.run import carry_out
 
-    with ranks.start(options) as these:
+    with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:
         torch.manual_seed(options.seed)
         model, _ = load(args.checkpoint, dtype="float32")  # master weights
         check(data, options.batch, files[0])

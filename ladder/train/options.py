@@ -2,12 +2,12 @@
 
 import argparse
 import math
-import os
 from dataclasses import dataclass
 
 from ladder import options
 from ladder.options import COUNT, LENGTH, POSITIVE, RANKS, SEED, OptionError, option
 from ladder.outputs import OutputFolder, OutputModel
+from ladder.parallel.environment import world_size
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Options:
     checkpoint_every: int = option(40, "steps between checkpoints", numeric=False, **COUNT)
     keep: int = option(2, "newest checkpoints to keep, besides the best", numeric=False, profile=False, **COUNT)
 
+    @property
+    def sharded(self) -> bool:
+        """bf16 goes the same way at one rank as at many: fp32 shards, cast to bf16 when gathered."""
+        return self.precision == "bf16"
+
     def numeric(self) -> dict:
         """The settings that change a run's numbers by more than rounding: what a checkpoint must agree with."""
         return options.numeric(Options, self)
@@ -70,7 +75,7 @@ class Options:
         return accumulate, micro
 
     def check(self, ranks: int | None = None) -> None:
-        """Refuse what cannot work, before torch is loaded. ``ranks`` defaults to torchrun's WORLD_SIZE."""
+        """Refuse what cannot work, before torch is loaded. ``ranks`` defaults to those that were started."""
         ranks = ranks or world_size()
         options.check(Options, self)
         if self.warmup > self.steps:
@@ -82,10 +87,6 @@ class Options:
             of = f"{_ranks(ranks)} of this job" + f" / tp-ranks {self.tp_ranks}" * (self.tp_ranks > 1)
             raise OptionError("shard", f"{self.shard} does not divide the {of}")
         self.per_rank(data)
-
-
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _ranks(count: int) -> str:
