@@ -111,8 +111,8 @@ def schemas(declared: type, profile: bool = True) -> dict[str, dict]:
 
 def _schema(f: Field) -> dict:
     kind, several = _type(f)
-    bounds = {key: list(value) if key == "enum" else value for key, value in f.metadata["bounds"].items()}
-    single = {"type": NAMES.get(kind, "string")} | bounds
+    bounds = f.metadata["bounds"]
+    single = {"enum": [*bounds["enum"]]} if "enum" in bounds else {"type": NAMES.get(kind, "string")} | bounds
     if not several:
         return single
     if several != "+":

@@ -52,6 +52,8 @@ WRONG = [
     (("pretrian",), {}, "top level: unknown key 'pretrian'; known: adapt, bench"),
     (("pretrain", "stepz"), 3, "pretrain: unknown key 'stepz'"),
     (("sequence",), None, "top level: the key 'sequence' is missing"),
+    (("pretrain", "precision"), True, "pretrain.precision: True is not one of ['fp32', 'bf16']"),
+    (("pretrain", "warmup"), 10**400, "pretrain.warmup: 1000"),
     (("pretrain", "keep"), 3, "pretrain: unknown key 'keep'"),
     (("pretrain", "runs", 0, "shard"), 2, "pretrain.runs[0].shard: 2 does not divide the 1 rank of this job"),
     (("pretrain", "betas"), [0.9, 1], "pretrain.betas[1]: 1 is greater than or equal to the maximum of 1"),

@@ -23,7 +23,7 @@ class Options:
     batch: int = option(8, "sequences per step, over all ranks and micro-batches", **COUNT)
     micro_batch: int | None = option(None, "sequences per rank at once (default: all)", numeric=False, **COUNT)
     lr: float = option(3e-3, "peak learning rate", **POSITIVE)
-    warmup: int = option(20, "steps of linear warm-up", minimum=0)
+    warmup: int = option(20, "steps of linear warm-up", **COUNT | {"minimum": 0})
     min_lr: float = option(0.1, "final learning rate, as a share of the peak", minimum=0, maximum=1)
     # Decay goes to every parameter, norms included: the paper names no exception.
     weight_decay: float = option(0.1, "decoupled weight decay, on every parameter", minimum=0)
