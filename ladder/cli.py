@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ladder import outputs
 from ladder.arguments import Parser
-from ladder.errors import known, sentence
+from ladder.errors import known, sentence, tell
 
 # name: (module with add_arguments(parser) and main(args), one line of help). Imported only when called.
 COMMANDS = {
@@ -65,7 +65,11 @@ def main(argv: list[str] | None = None) -> int:
             parser, run = command(name)
             args = parser.parse_args(argv[words:])
             outputs.check(parser, args)
-            run(args)
+            # A command that works on several ranks, started as none: {their number: words that it takes besides}
+            for size, more in (run(args) or {}).items():
+                from ladder.parallel.group import launch
+
+                launch(size, [sys.executable, "-m", "ladder", *argv, *more])
         finally:
             print(end="", flush=True)  # a full disk is met here, not when the interpreter ends
     except Exception as error:
@@ -76,17 +80,17 @@ def main(argv: list[str] | None = None) -> int:
             if isinstance(error, BrokenPipeError):  # whoever read the output (`| head`) has seen enough
                 return 1
             told = f"standard output: {told}"
-        print(f"ladder {name}: {told}" if name in COMMANDS else f"ladder: {told}", file=sys.stderr)
+        tell(told, f"ladder {name}: " if name in COMMANDS else "ladder: ")
         return 1
     except KeyboardInterrupt:
-        print(f"ladder {name}: interrupted", file=sys.stderr)
+        tell("interrupted", f"ladder {name}: ")
         return 130
     finally:
         gc.enable()
     return 0
 
 
-def command(name: str) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], None]]:
+def command(name: str) -> tuple[argparse.ArgumentParser, Callable[[argparse.Namespace], dict[int, list[str]] | None]]:
     """The parser of a subcommand, and what runs it."""
     module = importlib.import_module(COMMANDS[name][0])
     parser = Parser(

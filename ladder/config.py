@@ -8,16 +8,20 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from ladder.bench.options import Options as BenchOptions
 from ladder.errors import UserError
 from ladder.evaluate.sensitivity import scannable
 from ladder.links import link
 from ladder.model.sizes import size
-from ladder.plan import METHOD_KEYS, listed
+from ladder.options import COUNT, RANKS, OptionError, schemas, select
+from ladder.plan import listed
 from ladder.reading import check_values, read_yaml
 from ladder.train.methods import METHODS, Recipe
+from ladder.train.options import Options
 from ladder.wiring import Wiring, table
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "config.schema.yaml"
+DECLARED = {"training": Options, "method": Recipe, "bench": BenchOptions}
 
 
 def read(path: str | Path) -> dict:
@@ -27,7 +31,7 @@ def read(path: str | Path) -> dict:
     return config
 
 
-def check(config: dict, where: str, schema: str | Path = SCHEMA) -> None:
+def check(config: dict, where: str) -> None:
     """Refuse what the schema or the tables refuse. ``where`` is the file named in errors."""
     import jsonschema
 
@@ -35,7 +39,7 @@ def check(config: dict, where: str, schema: str | Path = SCHEMA) -> None:
     for key, text in _texts(config):
         if re.search(r"[\x00-\x1f\x7f]", text):
             raise UserError(f"{where}: {key}: {text[:80]!r} holds a control character, such as a line break; drop it")
-    if errors := sorted(_validator(schema).iter_errors(config), key=lambda error: str(error.json_path)):
+    if errors := sorted(_validator().iter_errors(config), key=lambda error: str(error.json_path)):
         error = jsonschema.exceptions.best_match(errors)
         raise UserError(f"{where}: {_key(error.absolute_path)}: {_sentence(error)}")
     for key, problem in _problems(config):
@@ -43,15 +47,26 @@ def check(config: dict, where: str, schema: str | Path = SCHEMA) -> None:
 
 
 @cache
-def _validator(schema: str | Path):
+def _validator():
     """A validator to which 2.0 is no whole number: it would be written ``--steps 2.0``."""
     import jsonschema
     import yaml
 
     base = jsonschema.Draft202012Validator
     types = base.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    content = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+    content = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    content["$defs"] |= {"count": {"type": "integer"} | COUNT, "ranks": {"type": "integer"} | RANKS}
+    content["$defs"] |= {name: schemas(declared, profile=False) for name, declared in DECLARED.items()}
+    _add_options(content)
     return jsonschema.validators.extend(base, type_checker=types)(content)
+
+
+def _add_options(schema) -> None:
+    """Give the objects with ``options: NAME`` all options of DECLARED[NAME] as properties."""
+    if isinstance(schema, dict) and "options" in schema:
+        schema["properties"] |= schemas(DECLARED[schema["options"]])
+    for entry in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        _add_options(entry)
 
 
 def _texts(value, key: str = "") -> Iterator[tuple[str, str]]:
@@ -98,7 +113,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         key = f"pretrain.runs[{i}]"
         yield from _attempt(f"{key}.size", size, run["size"])
         yield from _wiring(f"{key}.wiring", run["wiring"], run["size"], "pretrain", pretrain)
-        yield from _batch(key, pretrain | run)
+        yield from _attempt(key, _training, pretrain | run, config)
         yield from _nodes(f"{key}.gpus", (pretrain | run).get("gpus", 1), config)
         if config["sequence"] > size(run["size"]).positions:
             yield "sequence", f"{config['sequence']} is longer than the {size(run['size']).positions} of {run['size']}"
@@ -116,7 +131,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
             yield "adapt.seeds", f"seeds {missing} are not among pretrain.seeds {pretrain['seeds']}"
     for i, wiring in enumerate(adapt["wirings"]):
         yield from _wiring(f"adapt.wirings[{i}]", wiring, source["size"], "adapt", adapt)
-    yield from _batch("adapt", adapt)
+    yield from _attempt("adapt", _training, adapt, config)
     yield from _nodes("adapt.gpus", adapt.get("gpus", 1), config)
     yield from _methods(adapt, source)
 
@@ -144,10 +159,9 @@ def _methods(adapt: dict, source: dict) -> Iterator[tuple[str, str]]:
         key, name = f"adapt.methods[{i}]", entry["method"]
         if name == "sft":
             yield f"{key}.method", "'sft' is how adapt.wirings are adapted; name the wirings there"
-        row = METHODS.get(name)
-        taught = entry.get("teacher", True) and (row is None or row.teacher is not False)
-        flags = {flag: entry[flag] for flag in METHOD_KEYS if flag in entry}
-        yield from _attempt(key, lambda how: Recipe(**how), flags | ({"teacher": "the original"} if taught else {}))
+        taught = entry.get("teacher", True) and METHODS[name].teacher is not False
+        how = select(entry, Recipe) | {"teacher": "the original" if taught else None}
+        yield from _attempt(key, lambda how: Recipe(**how), how)
         for j, wiring in enumerate(entry["wirings"]):
             where = f"{key}.wirings[{j}]"
             if wiring == source.get("wiring", "standard"):
@@ -175,6 +189,8 @@ def _bench(key: str, point: dict, wirings: list[str]) -> Iterator[tuple[str, str
 def _attempt(key: str, call, *args) -> Iterator[tuple[str, str]]:
     try:
         call(*args)
+    except OptionError as error:
+        yield f"{key}.{error.name}", error.problem
     except UserError as error:
         yield key, str(error)
 
@@ -223,15 +239,8 @@ def _source(key: str, source: dict) -> Iterator[tuple[str, str]]:
             yield f"{key}.path", f"{path}: the file is empty"
 
 
-def _batch(key: str, run: dict) -> Iterator[tuple[str, str]]:
-    gpus, shard = run.get("gpus", 1), run.get("shard", 1)
-    step = run.get("micro_batch", 1) * gpus
-    if run["batch"] % step:
-        yield f"{key}.batch", f"{run['batch']} is not a multiple of micro_batch x gpus ({step})"
-    if gpus % shard:
-        yield f"{key}.shard", f"{shard} does not divide the {gpus} gpus"
-    if run["warmup"] > run["steps"]:
-        yield f"{key}.warmup", f"{run['warmup']} is more than the {run['steps']} steps"
+def _training(run: dict, config: dict) -> None:
+    Options(**select({"sequence": config["sequence"], **run}, Options)).check(run.get("gpus", 1))
 
 
 def _nodes(key: str, gpus: int, config: dict) -> Iterator[tuple[str, str]]:

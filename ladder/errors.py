@@ -2,8 +2,15 @@
 
 import contextlib
 import errno
+import json
+import os
 import re
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
+
+LAUNCHED = "LADDER_LAUNCHED"  # in the environment of a rank that ladder.parallel.group.launch started
 
 
 class UserError(ValueError):
@@ -16,6 +23,16 @@ class UserError(ValueError):
 def known(what: str, name: object, names) -> UserError:
     """The error for an unknown ``name``: lists the names that exist."""
     return UserError(f"unknown {what} {str(name)[:80]!r}; known: {', '.join(sorted(map(str, names)))}")
+
+
+def tell(sentence: str, prefix: str = "") -> None:
+    """Say why this process ends; or, if it was launched as a rank, leave it to the launcher, which says it once."""
+    if LAUNCHED in os.environ:
+        left = {"message": sentence, "timestamp": int(time.time())}
+        with contextlib.suppress(OSError):  # a full disk: then it is said here
+            Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(left))
+            return
+    print(prefix + sentence, file=sys.stderr, flush=True)
 
 
 CURES = {

@@ -5,7 +5,9 @@ import contextlib
 import gc
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from ladder import records
 from ladder.outputs import OutputFile
@@ -57,18 +59,28 @@ class Job:
 
 
 @contextlib.contextmanager
-def job(args: argparse.Namespace, stage: str, name: str, resume_id: str | None = None, **what) -> Iterator[Job]:
+def job(
+    args: argparse.Namespace, stage: str, name: str, resume_id: str | None = None, group=None, **what
+) -> Iterator[Job | None]:
     """``with job(args, "pretrain", "tiny-ladder-s0", model=..., wiring=..., seed=...) as this: ...``
 
-    ``what`` are columns of the record that hold for every row (see ``records.COLUMNS``).
+    ``what`` are columns of the record that hold for every row (see ``records.COLUMNS``). group: a
+    :class:`ladder.parallel.group.Group`, of which the first rank has the job, and the others have None.
     """
-    this = Job(args, stage, name, resume_id, **what)
     if not gc.isenabled():
         gc.freeze()  # what was imported stays
         gc.enable()
+    if group and not group.first:
+        yield None
+        return
+    this = Job(args, stage, name, resume_id, **what)
+    failed = partial(this.tracking.finish, "FAILED")
+    watch = (group and group.watch) or SimpleNamespace()
+    watch.at_end = failed
     try:
         yield this
     except BaseException:
-        this.tracking.finish("FAILED")
+        failed()
         raise
     this.tracking.finish()
+    watch.at_end = lambda: None

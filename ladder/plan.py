@@ -4,18 +4,16 @@ import shlex
 from dataclasses import dataclass, field
 
 from ladder.bench import grid
+from ladder.bench.options import Options as BenchOptions
+from ladder.bench.options import defaults
 from ladder.data.documents import SPLITS
 from ladder.errors import UserError
 from ladder.files import digest
 from ladder.model.sizes import row
+from ladder.options import flag, select
+from ladder.train.methods import Recipe
+from ladder.train.options import Options
 from ladder.wiring import Wiring
-
-TRAINING_KEYS = (
-    *("steps", "batch", "micro_batch", "lr", "warmup", "min_lr", "weight_decay", "betas", "eps", "clip", "precision"),
-    *("shard", "tp_ranks", "activation_checkpointing", "compile"),
-    *("evaluate_every", "validation_windows", "checkpoint_every"),
-)
-METHOD_KEYS = ("method", "temperature", "sft_weight", "hidden_weight", "group", "patience")
 
 
 @dataclass
@@ -63,8 +61,8 @@ class Plan:
         for source, words in zip(sources, gathered, strict=True):
             label, of = source.get("label", "corpus"), source.get("parts", 1)
             for number in range(1, of + 1):
-                chosen = flags(words | {"part": f"{number}/{of}"})
-                self.parts[f"{label}-{number}"] = {"flags": chosen, "files": source.get("path", [])}
+                part = flags(words | {"part": f"{number}/{of}"})
+                self.parts[f"{label}-{number}"] = {"flags": part, "files": source.get("path", [])}
         folders = {kind: [f"{root}/{kind}/parts/{name}" for name in self.parts] for kind in ("corpus", "tokens")}
         weights = [f"{source['label']}={source['weight']}" for source in sources if "weight" in source]
         self.corpus = {"flags": flags({"merge": folders["corpus"]}), "files": [], "splits": SPLITS[1:]}
@@ -114,9 +112,8 @@ class Plan:
         """A training run with what its rule needs."""
         run = {"sequence": self.config["sequence"], **run}
         gpus = run.get("gpus", 1)
-        chosen = {key: run[key] for key in ("seed", "sequence", "teacher", *TRAINING_KEYS, *METHOD_KEYS) if key in run}
         return run | {
-            "flags": flags(chosen | {"device": self.config["device"]}),
+            "flags": flags(run | {"device": self.config["device"]}, Recipe, Options),
             "launch": self._launcher(gpus),
             "gpus": gpus if self.config["device"] == "cuda" else 0,
             "place": self._place(gpus),
@@ -161,15 +158,14 @@ class Plan:
         else:
             name = f"{source['size']}-{source['wiring']}-s{self.config['adapt']['seeds'][0]}"
             origin = f"{self.root}/pretrain/{name}/model"
-        chosen = {key: settings.get(key) for key in ("windows", "batch")}
+        chosen = {key: settings.get(key) for key in ("windows", "batch")} | {"device": self.config["device"]}
+        chosen |= {"wiring": settings["wirings"], "model": source["size"]}
         chosen["sequence"] = self.config["adapt"].get("sequence", self.config["sequence"])
         chosen["tp"] = settings["tp"] if any(Wiring.parse(w).tied for w in settings["wirings"]) else None
         self.sensitivity[name] = {
             "source": origin,
             "files": [] if "checkpoint" in source else [origin],
-            "flags": flags(
-                chosen | {"wiring": settings["wirings"], "model": source["size"], "device": self.config["device"]}
-            ),
+            "flags": flags(chosen),
         }
 
     def _bench(self) -> None:
@@ -177,13 +173,12 @@ class Plan:
         settings, device = self.config["bench"], self.config["device"]
         for kind in ("emulated", "ranks"):
             for entry in settings.get(kind, []):
-                entry = {"wirings": settings["wirings"], "device": device, **entry, "emulate": kind == "emulated"}
-                entry.setdefault("dtype", "bf16" if device == "cuda" else "fp32")
+                usual = {"wirings": settings["wirings"], "device": device, "dtype": defaults(device)["dtype"]}
+                entry = usual | entry | {"emulate": kind == "emulated"}
                 shapes = {field: listed(entry[field]) for field in grid.Shape._fields}
                 ranks = max(shapes["tp"]) if kind == "ranks" else 1
-                on = {} if kind == "ranks" else {key: entry.get(key, []) for key in ("rho", "link")}
-                on["backend"] = entry.get("backend", "nccl" if device == "cuda" else "gloo")
-                found = grid.points(shapes, entry["emulate"], **on)
+                on = {key: entry[key] for key in ("rho", "link", "backend") if key in entry}
+                found = grid.points(shapes, entry["emulate"], **{"backend": defaults(device)["backend"]} | on)
                 name = bench_name(shapes, kind, entry)
                 if name in self.bench:
                     raise UserError(f"bench.{kind}: two entries would be called {name}; join them")
@@ -191,14 +186,14 @@ class Plan:
                 alone = device == "cpu" or self._nodes(ranks) == 1
                 flagged = {k: v for k, v in entry.items() if k != "device" or v == "cuda"}
                 self.bench[name] = entry | {
-                    "flags": flags(flagged),
+                    "flags": flags(flagged, BenchOptions),
                     "launch": "ladder" if alone else self._launcher(ranks),
                     "gpus": ranks if device == "cuda" else 0,
                     # Ranks on the CPU share a node, whatever a node has of GPUs.
                     "place": self._place(ranks) if device == "cuda" else self._place(1) | {"cpus_per_task": ranks},
                     "row": [row(size) for size in shapes["size"]],
                     "records": [
-                        f"{self.root}/bench/{name}/{grid.record(shape, what, entry['dtype'], entry.get('layers'))}"
+                        f"{self.root}/bench/{name}/{grid.name(shape, what, entry['dtype'], entry.get('layers'))}.json"
                         for shape, what in found
                     ],
                 }
@@ -242,11 +237,9 @@ class Plan:
 
 def bench_name(shapes: dict, kind: str, entry: dict) -> str:
     """``paper-1b-8l-tp8-b1+4+16-p8-n12-fp32-emulated``"""
-    values = ["+".join(map(str, shapes[field])) for field in grid.Shape._fields]
-    parts = [prefix + value for prefix, value in zip(("", "tp", "b", "p", "n"), values, strict=True)]
-    if "layers" in entry:
-        parts[0] += f"-{entry['layers']}l"
-    return "-".join([*parts, *entry.get("compute", []), entry["dtype"], entry.get("backend", kind)])
+    several = grid.Shape(*("+".join(map(str, shapes[field])) for field in grid.Shape._fields))
+    computed = "-".join([*entry.get("compute", []), entry["dtype"]])
+    return grid.name(several, entry.get("backend", kind), computed, entry.get("layers"))
 
 
 def adaptations(settings: dict) -> list[tuple[str, dict]]:
@@ -262,16 +255,15 @@ def listed(value) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def flags(settings: dict) -> str:
-    """``{"new_tokens": 60, "emulate": True}`` -> ``--emulate --new-tokens 60``: sorted, so that moving a key in a
-    configuration reruns nothing."""
-    words = []
-    for key, value in sorted(settings.items()):
-        option = "--" + key.replace("_", "-")
+def flags(settings: dict, *declared: type) -> str:
+    """``{"new_tokens": 60, "emulate": True}`` -> ``--emulate --new-tokens 60``: the options that classes declare, in
+    that order; or all, by name. So moving a key in a configuration reruns nothing."""
+    chosen, words = select(settings, *declared) if declared else dict(sorted(settings.items())), []
+    for key, value in chosen.items():
         if value is True:
-            words.append(option)
+            words.append(flag(key))
         elif isinstance(value, list):
-            words += [option, *map(str, value)]
+            words += [flag(key), *map(str, value)]
         elif value is not None and value is not False:
-            words += [option, str(value)]
+            words += [flag(key), str(value)]
     return shlex.join(words)

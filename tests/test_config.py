@@ -19,6 +19,8 @@ from ladder.config import check, check_machine, read
 from ladder.errors import UserError
 from ladder.model.sizes import SIZES, size
 from ladder.plan import Plan, flags
+from ladder.train.methods import Recipe
+from ladder.train.options import Options
 
 PROFILES = sorted(Path("config").glob("*.yaml"))
 DEFAULT = yaml.safe_load(Path("config/default.yaml").read_text())
@@ -50,6 +52,15 @@ WRONG = [
     (("pretrian",), {}, "top level: unknown key 'pretrian'; known: adapt, bench"),
     (("pretrain", "stepz"), 3, "pretrain: unknown key 'stepz'"),
     (("sequence",), None, "top level: the key 'sequence' is missing"),
+    (("pretrain", "precision"), True, "pretrain.precision: True is not one of ['fp32', 'bf16']"),
+    (("pretrain", "warmup"), 10**400, "pretrain.warmup: 1000"),
+    (("pretrain", "keep"), 3, "pretrain: unknown key 'keep'"),
+    (("pretrain", "runs", 0, "shard"), 2, "pretrain.runs[0].shard: 2 does not divide the 1 rank of this job"),
+    (("pretrain", "betas"), [0.9, 1], "pretrain.betas[1]: 1 is greater than or equal to the maximum of 1"),
+    (("pretrain", "seeds"), [-1], "pretrain.seeds[0]: -1 is less than the minimum of 0"),
+    (("adapt", "clip"), -1, "adapt.clip: -1 is less than the minimum of 0"),
+    (("bench", "ranks", 0, "new_tokens"), 1, "bench.ranks[0].new_tokens: 1 is less than the minimum of 2"),
+    (("bench", "ranks", 0, "backend"), "ncl", "bench.ranks[0].backend: 'ncl' is not one of ['gloo', 'nccl'"),
     (("pretrain", "steps"), 0, "pretrain.steps: 0 is less than the minimum of 1"),
     (("pretrain", "lr"), "3e-4", "pretrain.lr: '3e-4' is not of type 'number'"),
     (("pretrain", "runs", 1, "wiring"), "laddr", "pretrain.runs[1].wiring: unknown wiring 'laddr'; known: desync"),
@@ -57,7 +68,7 @@ WRONG = [
     (("pretrain", "runs", 1, "wiring"), "upper_bound", "is for timing only: no model computes it"),
     (("pretrain", "runs", 0, "size"), "tinny", "pretrain.runs[0].size: unknown size 'tinny'"),
     (("pretrain", "warmup"), 1000, "pretrain.runs[0].warmup: 1000 is more than the 120 steps"),
-    (("pretrain", "micro_batch"), 3, "2 is not a multiple of micro_batch x gpus (3)"),
+    (("pretrain", "micro_batch"), 3, "pretrain.runs[0].batch: 2 is not a multiple of 3 (micro-batch 3 x 1 rank)"),
     (("sequence",), 4096, "sequence: 4096 is longer than the 512 of tiny"),
     (("adapt", "wirings"), ["ladder@99"], "adapt.wirings[0]: layer 99"),
     (("adapt", "from"), {"size": "tiny", "wiring": "ladder-7"}, "is not among pretrain.runs"),
@@ -67,7 +78,7 @@ WRONG = [
     (("pretrain", "tp"), 3, "pretrain.tp: 3 does not divide the heads (4) of tiny"),
     (("adapt", "wirings"), ["ladder", "spd"], "adapt.tp: is missing; wiring 'spd'"),
     (("adapt", "from"), {"size": "tiny", "wiring": "spd"}, "adapt.tp: None is not the 2 that adapt.from"),
-    (("adapt", "methods"), [{"method": "kd", "wirings": ["ladder"]}], "adapt.methods[0]: unknown method 'kd'; known:"),
+    (("adapt", "methods"), [{"method": "kd", "wirings": ["ladder"]}], "adapt.methods[0].method: 'kd' is not one of"),
     (("adapt", "methods"), [{"method": "sft", "wirings": ["ladder"]}], "adapt.methods[0].method: 'sft' is how"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "group": 2}], "--group is of --method prog"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "teacher": False}], "needs --teacher"),
@@ -109,6 +120,13 @@ def test_a_wrong_configuration_is_one_sentence(path, value, words):
     assert text.startswith("mine.yaml: ")
     assert words in text
     assert "\n" not in text
+
+
+def test_ranks_of_tensor_parallelism_share_a_micro_batch():
+    run = {"size": "tiny", "wiring": "standard", "gpus": 4, "tp_ranks": 2, "micro_batch": 1}
+    check(changed(("pretrain", "runs", 0), run), "mine.yaml")
+    with pytest.raises(UserError, match=r"runs\[0\].tp_ranks: 3 does not divide the 4 ranks"):
+        check(changed(("pretrain", "runs", 0), run | {"tp_ranks": 3}), "mine.yaml")
 
 
 def test_an_empty_corpus_file_is_refused(tmp_path):
@@ -224,6 +242,8 @@ def test_flags():
     assert flags(
         {"new_tokens": 60, "emulate": True, "seed": 0, "compile": False, "rho": [0.4, 0.8], "limit": None}
     ) == ("--emulate --new-tokens 60 --rho 0.4 0.8 --seed 0")
+    settings = {"seed": 0, "steps": 3, "gpus": 2, "betas": [0.9, 0.99], "teacher": None, "method": "distill"}
+    assert flags(settings, Recipe, Options) == "--method distill --seed 0 --steps 3 --betas 0.9 0.99"
 
 
 def test_larger_sizes_are_30_percent_larger():

@@ -1,49 +1,40 @@
 """What `ladder bench` was asked for: completed, and refused before anything is built if it cannot be timed."""
 
 import argparse
-import os
-
-import torch
 
 from ladder.bench.grid import Shape
 from ladder.bench.memory import check_fits, in_flight, need, rank_part
+from ladder.bench.options import defaults
 from ladder.bench.point import DTYPES, Point
-from ladder.bench.ranks import BACKENDS
-from ladder.errors import UserError, known
-from ladder.inference.fused import check_attention
+from ladder.errors import UserError
 from ladder.links import link
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
+from ladder.parallel.environment import environment
+from ladder.parallel.group import check_gpus
 from ladder.parallel.slicing import check_degree
 from ladder.wiring import Wiring, table
 
 
 def check(args: argparse.Namespace) -> None:
     """Fill in defaults; refuse what cannot be timed, before anything is built."""
-    args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "fp32")
-    args.compute = args.compute or (["graphs"] if args.device == "cuda" else ["eager"])
+    usual = defaults(args.device)
+    args.dtype, args.compute = args.dtype or usual["dtype"], args.compute or usual["compute"]
     if args.device == "cpu" and "graphs" in args.compute:
         raise UserError("--compute graphs needs a GPU (--device cuda); on the CPU use eager or compiled")
-    check_attention(args.attention)
-    numbers = [*args.batch, *args.prompt, args.layers or 1, args.prefills]
-    if min(numbers) < 1 or min(args.new_tokens) < 2:
-        raise UserError("--batch, --prompt, --layers and --prefills must be at least 1, --new-tokens at least 2")
     if args.emulate:
         if args.backend:
             raise UserError("--backend is what real ranks reduce with; leave it out, or leave out --emulate")
         if not args.rho and not args.link:
             args.rho = [0.4, 0.8]
-        if any(rho <= 0 for rho in args.rho):
-            raise UserError(f"--rho {args.rho}: a ratio of times must be above 0")
         for name in args.link:
             link(name)
-        missing = [w for w in ("standard", "upper_bound") if w not in args.wirings]
-        if missing:
+        if missing := [w for w in ("standard", "upper_bound") if w not in args.wirings]:
             raise UserError(f"--wirings lacks {missing[0]}: what is hidden is relative to 'standard' and 'upper_bound'")
     else:
-        args.backend = args.backend or ("nccl" if args.device == "cuda" else "gloo")
-        if args.backend not in BACKENDS:
-            raise known("backend", args.backend, BACKENDS)
+        args.backend = args.backend or usual["backend"]
+        if args.device == "cpu" and args.backend != "gloo":
+            raise UserError(f"backend {args.backend} needs GPUs (--device cuda); on the CPU use gloo")
         if args.rho or args.link:
             raise UserError("--rho and --link set an emulated link; add --emulate, or leave them out")
         if args.extrapolate or args.baseline:
@@ -82,8 +73,8 @@ def point(args: argparse.Namespace, shape: Shape) -> Point:
 
 def fits(args: argparse.Namespace, shape: Shape) -> None:
     """Refuse a point that this machine's memory cannot hold."""
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no GPU is there; leave it out to time on the CPU")
+    if args.device == "cuda":
+        check_gpus(1 if args.emulate or environment() else shape.tp)
     this = point(args, shape)
     size = DTYPES[args.dtype].itemsize
     flight = max(in_flight(this.rows(wiring)) for wiring in args.wirings)
@@ -94,7 +85,8 @@ def fits(args: argparse.Namespace, shape: Shape) -> None:
     fused = part.layers * part.hidden * (part.queries + 2 * part.keys + 2 * part.intermediate)
     whole = 4 * (part.weights + fused)
     chosen["caches"] = len(args.wirings) * len(args.compute)
-    sharing = 1 if args.emulate or args.device == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", shape.tp))
+    alone = args.emulate or args.device == "cuda"
+    sharing = 1 if alone else int(environment().get("LOCAL_WORLD_SIZE", shape.tp))
     chosen |= {"extra": max(0, whole - wanted) // sharing, "sharing": sharing}
     check_fits(
         shape.size, args.device, this.config, shape.tp, shape.batch, this.length, size, args.replicate_kv, **chosen

@@ -37,7 +37,7 @@ def links(rho: Sequence[float], named: Sequence[str]) -> list[tuple[str, float |
     return [(f"rho{value:g}", value) for value in rho] + files
 
 
-def record(shape: Shape, on: str, dtype: str, layers: int | None = None) -> str:
-    """The name of a point's record."""
+def name(shape: Shape, on: str, dtype: str, layers: int | None = None) -> str:
+    """What a point, its record and its job are called."""
     size = shape.size if layers is None else f"{shape.size}-{layers}l"
-    return f"{size}-tp{shape.tp}-b{shape.batch}-p{shape.prompt}-n{shape.new_tokens}-{dtype}-{on}.json"
+    return f"{size}-tp{shape.tp}-b{shape.batch}-p{shape.prompt}-n{shape.new_tokens}-{dtype}-{on}"

@@ -24,12 +24,12 @@ import argparse
 import sys
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ladder import records
+from ladder.bench.options import defaults
 from ladder.bench.statistics import estimate
 from ladder.errors import UserError
 from ladder.files import write_json
@@ -37,6 +37,7 @@ from ladder.job import Job, job
 from ladder.job import add_arguments as add_job_arguments
 from ladder.links import ALIASES, LINKS, Link
 from ladder.outputs import OutputFile
+from ladder.parallel.environment import environment, world_size
 
 SMALLEST = 1024  # bytes
 WARM_UP = 5  # rounds that do not count
@@ -54,12 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--record", action=OutputFile, help="JSON record to write besides")
 
 
-def main(args: argparse.Namespace) -> None:
-    from ladder.bench.launch import run_ranks, this_rank
+def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
+    from ladder.parallel.group import check_gpus, join
 
     sizes = message_sizes(args.max_bytes)
     name = args.name or args.out.stem
-    backend = args.backend or ("nccl" if args.device == "cuda" else "gloo")
+    backend = args.backend or defaults(args.device)["backend"]
     if args.out.suffix != ".json":
         raise UserError(f"--out {args.out}: `--link` takes a file whose name ends in .json; give it that name")
     if name in LINKS or name in ALIASES:
@@ -70,13 +71,17 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--max-bytes {args.max_bytes}: a fit needs three sizes, so at least {16 * SMALLEST}")
     if backend == "nccl" and args.device != "cuda":
         raise UserError("--backend nccl needs --device cuda; leave it out, or take --backend gloo")
-    started = (measure, (sizes, args.rounds, args.device), args.tp, args.device, backend)
-    if this_rank():
-        run_ranks(*started)
-        return
-    with job(args, "bench", f"link-{name}") as this:
-        samples = run_ranks(*started, at_end=partial(this.tracking.finish, "FAILED"))
-        finish(this, args.out, name, backend, args.tp, summary(samples, sizes))
+    if not environment():
+        if args.device == "cuda":
+            check_gpus(args.tp)
+        return {args.tp: []}
+    if world_size() != args.tp:
+        raise UserError(f"{world_size()} ranks were started for --tp {args.tp}; make them equal")
+    with join(args.device, backend, timing=True) as group, job(args, "bench", f"link-{name}", group=group) as this:
+        group.meet()  # rank 0 may have taken long to track this
+        samples = measure(sizes, args.rounds, group.device)
+        if this:
+            finish(this, args.out, name, backend, args.tp, summary(samples, sizes))
 
 
 def message_sizes(largest: int) -> list[int]:
@@ -87,13 +92,13 @@ def message_sizes(largest: int) -> list[int]:
     return sizes
 
 
-def measure(rank: int, local_rank: int, sizes: list[int], rounds: int, device: str) -> list[list[float]]:
+def measure(sizes: list[int], rounds: int, device) -> list[list[float]]:
     """On every rank: seconds of the slowest rank, one list of ``rounds`` samples per size."""
     import torch
     import torch.distributed as dist
 
     def settle() -> None:
-        if device == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
 
     buffer = torch.zeros(sizes[-1] // 4, device=device)  # fp32; sums of zeros do not overflow

@@ -22,65 +22,77 @@ import argparse
 import sys
 import time
 
+from ladder import options
+from ladder.bench.options import Options
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 
-WIRINGS = ("standard", "parallel", "ladder", "upper_bound")
 EMULATED = {"2 in flight": 2, "serial": 1}  # in words: all-reduces under way at once
 REDUCED = 40  # isolated all-reduces of each size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", required=True, help="row of the table of sizes")
-    parser.add_argument("--layers", type=int, help="time this many of the model's layers")
     parser.add_argument("--delay-us", type=float, nargs="+", default=[500, 2000], help="one way, in microseconds")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--prompt", type=int, default=32, help="prompt tokens")
     parser.add_argument("--new-tokens", type=int, default=60, help="decode steps, each one a sample")
-    parser.add_argument("--prefills", type=int, default=10, help="prefill samples")
-    parser.add_argument("--wirings", nargs="+", default=list(WIRINGS))
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights and tokens")
+    options.add_arguments(parser, Options, "layers", "prefills", "wirings", "seed", prefills=10)
     add_job_arguments(parser)
 
 
-def main(args: argparse.Namespace) -> None:
-    from ladder.bench.launch import run_ranks, this_rank
+def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
     from ladder.bench.point import Point
     from ladder.bench.slowpath import check_possible, slow_path
-    from ladder.errors import UserError
+    from ladder.errors import LAUNCHED, UserError
     from ladder.model.modeling import LadderConfig
     from ladder.model.sizes import size
+    from ladder.parallel.environment import environment
+    from ladder.parallel.group import join
     from ladder.parallel.slicing import check_degree
 
+    options.check(Options, args)
     shape = size(args.size)
     layers = args.layers or shape.layers
-    if min(args.batch, args.prompt, layers, args.prefills) < 1 or args.new_tokens < 2 or min(args.delay_us) < 0:
-        raise UserError("--batch, --prompt, --layers, --prefills must be at least 1, --new-tokens 2, --delay-us 0")
+    if min(args.delay_us) < 0:
+        raise UserError(f"--delay-us {min(args.delay_us):g} must be at least 0")
     changes = {"num_hidden_layers": layers, "max_position_embeddings": args.prompt + args.new_tokens}
     config = LadderConfig(**shape.config(**changes), wiring="standard")
     check_degree(config, 2)
     check_possible()
-    if this_rank() is not None:
+    if environment() and LAUNCHED not in environment():
         raise UserError("`ladder bench network` starts its two ranks itself; run it without torchrun or srun")
     point = Point(config, 2, args.batch, args.prompt, args.new_tokens, tuple(args.wirings), args.seed)
     for wiring in args.wirings:
         point.rows(wiring)  # refuses an unknown one
-    with job(args, "bench", f"{args.size}-network", model=args.size, seed=args.seed) as this:
-        rows, reduces = [], {}
+    if not environment():
+        return {2: []}
+    what = {"model": args.size, "seed": args.seed}
+    with (
+        join("cpu", None, timing=True) as group,
+        job(args, "bench", f"{args.size}-network", group=group, **what) as this,
+    ):
+        results = {}
         for delay in args.delay_us:
-            print(f"two namespaces, {delay:g} us one way", file=sys.stderr, flush=True)
-            with slow_path(delay * 1e-6) as enter:
-                found = run_ranks(measure, (point, args.prefills), 2, "cpu", "gloo", enter)
+            if this:
+                print(f"two namespaces, {delay:g} us one way", file=sys.stderr, flush=True)
+            with slow_path(delay * 1e-6, group), group.connected("gloo"):
+                results[delay] = measure(group, point, args.prefills)
+        if not this:
+            return None
+        rows = []
+        for delay, found in results.items():
             rows += tidy(point, f"two namespaces, {delay:g} us one way", found)
-            reduces[f"{delay:g}"] = found["reduce"]
+        reduces = {f"{delay:g}": found["reduce"] for delay, found in results.items()}
         if layers != shape.layers:
             rows = [row | {"timed_layers": layers} for row in rows]
         rows = [this.row(**row) for row in rows]
         print(card(rows), file=sys.stderr, flush=True)
         this.finish(rows, all_reduce_seconds=reduces)
+    return None
 
 
-def measure(rank: int, local_rank: int, point, prefills: int) -> dict:
+def measure(group, point, prefills: int) -> dict:
     """One rank's part: checks, isolated all-reduces, and samples by phase, wiring, and "real" or a key of EMULATED."""
     import torch.distributed as dist
 
@@ -93,8 +105,8 @@ def measure(rank: int, local_rank: int, point, prefills: int) -> dict:
 
     prefer_network()
     real = ProcessGroup(dist.group.WORLD).all_reduce
-    differences = check_logits(point, rank, real)
-    fused = Fused(point.shard(rank))
+    differences = check_logits(group, point, real)
+    fused = Fused(point.shard(group.world_rank))
     paths = check_path(point, fused, real)
     counts = check_order(point, lambda wiring: point.engine(fused, wiring, real))
     token = point.batch * point.config.hidden_size * DTYPES[point.dtype].itemsize

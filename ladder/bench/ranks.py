@@ -8,16 +8,15 @@ import torch
 import torch.distributed as dist
 
 from ladder.bench.emulation import fixed_shapes, module_spans, span
-from ladder.bench.launch import hosts, meet, run_ranks
 from ladder.bench.plain import logits, random_weight
 from ladder.bench.point import TOLERANCE, Point, check_order, check_path, difference, refuse, unsharded
 from ladder.bench.rows import compare, throughput, what
 from ladder.bench.timing import Timer
-from ladder.errors import UserError, known
 from ladder.inference.engine import Engine
 from ladder.inference.fused import Fused
 from ladder.model.modeling import build
 from ladder.parallel.communicators import ProcessGroup
+from ladder.parallel.group import Group
 from ladder.parallel.symmetric import WAYS, SymmetricMemory
 
 # name: (torch's backend of the process group, communicator of a group)
@@ -26,27 +25,15 @@ BACKENDS |= {how: ("nccl", partial(SymmetricMemory, how=how)) for how in WAYS}
 TRACED = 9  # decode steps, of which the median is the timeline
 
 
-def measure(
-    point: Point, prefills: int, device: str, backend: str | None = None, trace: bool = False, at_end=lambda: None
-) -> tuple[list[dict], dict] | None:
-    """(tidy rows, extra) of ``point`` over real ranks; None on ranks other than 0.
+def measure(group: Group, point: Point, prefills: int, backend: str, trace: bool = False) -> tuple[list[dict], dict]:
+    """(tidy rows, extra) of ``point`` over the ranks of ``group``; only those of rank 0 have all that was checked.
 
-    backend: one of ``BACKENDS``, by default gloo on the CPU and nccl on CUDA. trace: ``extra["timelines"]`` holds the
-    spans of a decode step of each wiring on every rank. at_end: as of :func:`run_ranks`.
+    backend: one of ``BACKENDS``. trace: ``extra["timelines"]`` holds the spans of a decode step of each wiring on every
+    rank.
     """
-    backend = backend or ("nccl" if device == "cuda" else "gloo")
-    if backend not in BACKENDS:
-        raise known("backend", backend, BACKENDS)
-    if device == "cpu" and backend != "gloo":
-        raise UserError(f"backend {backend} needs GPUs (--device cuda); on the CPU use gloo")
-    arguments = (point, prefills, backend, trace)
-    return run_ranks(rank_main, arguments, point.tp, device, BACKENDS[backend][0], at_end=at_end)
-
-
-def rank_main(rank: int, local_rank: int, point: Point, prefills: int, backend: str, trace: bool):
-    """One rank's part of :func:`measure`."""
+    rank = group.world_rank
     all_reduce = BACKENDS[backend][1](dist.group.WORLD).all_reduce
-    differences = check_logits(point, rank, all_reduce)
+    differences = check_logits(group, point, all_reduce)
     fused = Fused(point.shard(rank))
     paths = check_path(point, fused, all_reduce)
     counts = check_order(point, lambda wiring: point.engine(fused, wiring, all_reduce))
@@ -54,7 +41,7 @@ def rank_main(rank: int, local_rank: int, point: Point, prefills: int, backend: 
     with fixed_shapes(point):
         samples = timer.samples(prefills)
     extra = {"timelines": {w: timeline(point, fused, w, all_reduce, rank) for w in point.wirings}} if trace else {}
-    machines = len(set(hosts()))
+    machines = len(set(group.hosts))
     link = f"between {machines} machines" if machines > 1 else "loopback" if backend == "gloo" else "this machine's"
     shared = what(point, backend=backend, origin="measured", link=link)
     rows = checked_rows(point, shared, differences, paths, counts)
@@ -102,12 +89,12 @@ def checked_rows(point: Point, shared: dict, differences: dict, paths: dict, cou
     ]
 
 
-def check_logits(point: Point, rank: int, all_reduce) -> dict[str, float]:
+def check_logits(group: Group, point: Point, all_reduce) -> dict[str, float]:
     """Largest difference in logits between the ranks and the unsharded plain model, per wiring, on rank 0.
 
     A wiring for timing only has no logits to compare. Raises RuntimeError if a wiring is off.
     """
-    small, weight = point.checked(), random_weight(point.seed, point.device)
+    rank, small, weight = group.world_rank, point.checked(), random_weight(point.seed, point.device)
     rows = {w: found for w in point.wirings if (found := point.checked_rows(w)) is not None}
     expected = {}
     if rank == 0:
@@ -115,7 +102,7 @@ def check_logits(point: Point, rank: int, all_reduce) -> dict[str, float]:
         expected = {w: logits(unsharded(whole, rows[w], w, small), small.new_tokens) for w in rows}
         del whole  # before the shard takes its place
     part = Fused(small.shard(rank, weight))
-    meet("unsharded model")  # rank 0 may have taken longer than a collective waits
+    group.meet()  # rank 0 may have taken longer than a collective waits
     differences = {}
     for wiring, table in rows.items():
         engine = Engine(part, table, small.ids(), small.prompt, all_reduce, "eager", point.attention)

@@ -40,91 +40,67 @@ hidden = (T_standard - T_wiring) / (T_standard - T_upper_bound).
 
 import argparse
 import glob
+import itertools
 import sys
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+from ladder import options
+from ladder.bench.options import Options
+from ladder.errors import UserError
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.outputs import OutputFolder, check_folder, check_record, path_or_name
-
-DEFAULT_WIRINGS = ["standard", "parallel", "ladder", "upper_bound"]
-# What a record was made with; a record made with anything else is another measurement.
-SETTINGS = "layers extrapolate replicate_kv emulate wirings prefills seed device dtype"
-SETTINGS += " compute attention baseline backend blocks"
+from ladder.outputs import OutputFolder, check_folder, check_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--size", required=True, nargs="+", help="rows of the table of sizes")
-    add("--tp", type=int, required=True, nargs="+", help="tensor-parallel degrees")
-    add("--batch", type=int, nargs="+", default=[1], help="sequences at once")
-    add("--prompt", type=int, nargs="+", default=[32], help="prompt tokens")
-    add("--new-tokens", type=int, nargs="+", default=[60], help="decode steps, each one a sample")
-    add("--prefills", type=int, default=6, help="prefill samples")
-    add("--wirings", nargs="+", default=DEFAULT_WIRINGS)
-    add("--layers", type=int, help="run this many of the model's layers")
-    add(
-        "--extrapolate",
-        action="store_true",
-        help="with --layers: times of the whole depth, from these and half of them",
+    options.add_arguments(parser, Options)
+    parser.add_argument(
+        "--out", action=OutputFolder, holds=("link",), required=True, help="directory of the records, one a point"
     )
-    add("--replicate-kv", action="store_true", help="with more ranks than KV heads, several ranks hold the same one")
-    add("--emulate", action="store_true", help="one rank with an emulated link, instead of real ranks")
-    add(
-        "--rho",
-        type=float,
-        nargs="+",
-        default=[],
-        help="emulated links: all-reduce time / mean module time at the first point",
-    )
-    add(
-        "--link",
-        type=path_or_name,
-        nargs="+",
-        default=[],
-        help="emulated links: names of the table of links, or files of `ladder bench link`",
-    )
-    add("--blocks", type=int, default=0, help="multiprocessors that an emulated all-reduce keeps busy on a GPU")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--dtype", choices=("fp32", "bf16", "fp16"), help="default: fp32 on CPU, bf16 on cuda")
-    add("--compute", nargs="+", choices=("eager", "compiled", "graphs"), help="default: eager on CPU, graphs on cuda")
-    add("--attention", default="matmul", help="decode attention: matmul, sdpa or flex")
-    add("--backend", help="what reduces over real ranks: gloo, nccl, one-shot, two-shot, multimem")
-    add("--baseline", action="store_true", help="also time plain transformers, static cache, compiled (TP 1)")
-    add("--trace", action="store_true", help="also write NAME.trace.json for ui.perfetto.dev")
-    add("--out", action=OutputFolder, holds=("link",), required=True, help="directory of the records, one a point")
-    add("--replace", action="store_true", help="measure anew a point whose record was made with other settings")
-    add("--seed", type=int, default=0, help="of the random weights and tokens")
     add_job_arguments(parser, record=False)
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
     from ladder.bench import grid
+    from ladder.parallel.environment import environment, rank
+
+    options.check(Options, args)
+    if not args.emulate and not environment():
+        return {tp: ["--tp", str(tp)] for tp in degrees(args)}
     from ladder.bench.asked import check, fits
-    from ladder.bench.launch import this_rank
 
     check(args)
     shapes = {field: getattr(args, field) for field in grid.Shape._fields}
     found = [
-        (shape, on, args.out / grid.record(shape, on, args.dtype, args.layers))
+        (shape, on, args.out / f"{grid.name(shape, on, args.dtype, args.layers)}.json")
         for shape, on in grid.points(shapes, args.emulate, args.rho, args.link, args.backend)
     ]
     for shape in dict.fromkeys(shape for shape, _, _ in found):
         fits(args, shape)
     todo = [point for point in found if not finished(point[2], settings(args, *point[:2]), args.replace)]
-    if (this_rank() or 0) > 0:
-        for shape, _, _ in todo:
-            real_ranks(args, shape)
-        return
-    if args.trace:
+    if args.trace and not rank():
         names = [glob.escape(path.with_suffix(".trace.json").name) for _, _, path in todo]
         check_folder(f"--out {args.out}", args.out, names)
-    say(f"{len(found)} points, {len(found) - len(todo)} of them finished")
+    if not rank():
+        say(f"{len(found)} points, {len(found) - len(todo)} of them finished")
     if args.emulate:
         emulate(args, todo, found)
-    else:
+    elif todo:
         over_ranks(args, todo)
+
+
+def degrees(args: argparse.Namespace) -> list[int]:
+    """How many ranks to launch. The rest they check themselves: what it takes to load a model is loaded there."""
+    from ladder.model.sizes import size
+    from ladder.parallel.group import check_gpus
+    from ladder.parallel.slicing import check_degree
+
+    for name, tp in itertools.product(args.size, args.tp):
+        check_degree(SimpleNamespace(**size(name).config()), tp, replicate_kv=True)
+    if args.device == "cuda":
+        check_gpus(max(args.tp))
+    return list(dict.fromkeys(args.tp))
 
 
 def say(line: str) -> None:
@@ -136,7 +112,7 @@ def settings(args: argparse.Namespace, shape, on: str) -> dict:
     from ladder.bench.grid import links
     from ladder.links import link
 
-    chosen = {key: getattr(args, key) for key in SETTINGS.split()} | shape._asdict() | {"on": on}
+    chosen = options.numeric(Options, args) | shape._asdict() | {"on": on}
     named = dict(links(args.rho, args.link)).get(on)
     if isinstance(named, str):  # a file may be measured anew
         chosen["link"] = [link(named).alpha(shape.tp), link(named).beta(shape.tp), link(named).in_flight]
@@ -146,7 +122,6 @@ def settings(args: argparse.Namespace, shape, on: str) -> dict:
 def finished(path: Path, settings: dict, replace: bool) -> bool:
     """Whether ``path`` holds this point. Raises UserError if it holds another one that is not to be replaced."""
     from ladder import records
-    from ladder.errors import UserError
     from ladder.reading import read_json
 
     if not path.exists():
@@ -220,20 +195,26 @@ def profile(rank, wire, path: Path) -> None:
             engine.step()
 
 
-def real_ranks(args: argparse.Namespace, shape, at_end=lambda: None):
-    from ladder.bench.asked import point
-    from ladder.bench.ranks import measure
-
-    return measure(point(args, shape), args.prefills, args.device, args.backend, args.trace, at_end)
-
-
 def over_ranks(args: argparse.Namespace, todo: list) -> None:
-    """Each point over real ranks, of which this process may be one."""
-    for shape, on, path in todo:
-        with job(args, "bench", path.stem, model=shape.size, seed=args.seed) as this:
-            this.record = path
-            rows, extra = real_ranks(args, shape, partial(this.tracking.finish, "FAILED"))
-            finish(args, this, shape, on, rows, extra)
+    """Each point over real ranks, of which this process is one."""
+    from ladder.bench.asked import point
+    from ladder.bench.ranks import BACKENDS, measure
+    from ladder.parallel.environment import world_size
+    from ladder.parallel.group import join
+
+    if wrong := [shape.tp for shape, _, _ in todo if shape.tp != world_size()]:
+        raise UserError(f"{world_size()} ranks were started for --tp {wrong[0]}; make them equal")
+    with join(args.device, BACKENDS[args.backend][0], always=True, timing=True) as group:
+        chosen = group.meet("\n".join(str(path) for _, _, path in todo)).splitlines()  # another node may see others
+        for shape, on, path in todo:
+            if str(path) not in chosen:
+                continue
+            group.meet()  # rank 0 may have taken longer over the last record than a collective waits
+            with job(args, "bench", path.stem, group=group, model=shape.size, seed=args.seed) as this:
+                rows, extra = measure(group, point(args, shape), args.prefills, args.backend, args.trace)
+                if this:
+                    this.record = path
+                    finish(args, this, shape, on, rows, extra)
 
 
 def finish(args: argparse.Namespace, this, shape, on: str, rows: list[dict], extra: dict) -> None:

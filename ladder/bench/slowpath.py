@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from ladder.errors import UserError
 from ladder.parallel.communicators import precise_sleep
+from ladder.parallel.group import Group
 
 TUN = "/dev/net/tun"
 DEVICE = "ladder0"
@@ -53,36 +55,43 @@ def _try() -> None:
 
 
 @contextlib.contextmanager
-def slow_path(delay: float) -> Iterator:
-    """While it lasts, ``enter(rank)`` moves the calling process (rank 0 or 1) to its end of a path that takes
+def slow_path(delay: float, group: Group) -> Iterator[None]:
+    """While it lasts, the two ranks of ``group``, which are yet to connect, are at the ends of a path that takes
     ``delay`` seconds one way."""
-    pairs = [socket.socketpair() for _ in range(2)]
-    forwarder = multiprocessing.get_context("fork").Process(target=_forward, args=([far for _, far in pairs], delay))
-    forwarder.start()
-
-    def enter(rank: int) -> None:
-        near = pairs[rank][0]
-        socket.send_fds(near, [b"tap"], [tap := _namespace(rank)])
-        os.close(tap)
+    with contextlib.ExitStack() as stack:
+        folder = group.meet(stack.enter_context(tempfile.TemporaryDirectory()) if group.first else "")
+        if group.first:
+            stack.enter_context(_forwarder(f"{folder}/ends", delay))
+        group.meet()
+        near = stack.enter_context(socket.socket(socket.AF_UNIX))  # a path, which all namespaces of networks share
         near.settimeout(30)
+        near.connect(f"{folder}/ends")
+        socket.send_fds(near, [b"tap"], [tap := _namespace(group.world_rank)])
+        os.close(tap)
         near.recv(1)  # until the forwarder has both ends
         os.environ["GLOO_SOCKET_IFNAME"] = DEVICE
+        yield
 
-    try:
-        yield enter
-    finally:
-        forwarder.kill()
-        forwarder.join()
-        for pair in pairs:
-            for end in pair:
-                end.close()
+
+@contextlib.contextmanager
+def _forwarder(address: str, delay: float) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX) as ends:
+        ends.bind(address)
+        ends.listen()
+        process = multiprocessing.get_context("fork").Process(target=_forward, args=(ends, delay))
+        process.start()
+        try:
+            yield
+        finally:
+            process.kill()
+            process.join()
 
 
 def prefer_network() -> None:
     """Run this process before others, and its other threads (gloo's) before the one that computes: a network card would
     not wait for a core either. On two cores a sum in the middle of computing then takes what it takes by itself."""
     with contextlib.suppress(OSError):  # a container may not let us
-        os.setsid()  # the kernel weighs sessions against each other (autogroup), and priorities within one
+        # The kernel weighs sessions against each other, and priorities within one. A launched rank has its own.
         Path("/proc/self/autogroup").write_text("-20")
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     for thread in map(int, os.listdir("/proc/self/task")):
@@ -112,12 +121,13 @@ def _namespace(rank: int) -> int:
     return tap
 
 
-def _forward(ends: list[socket.socket], delay: float) -> None:
-    """Move packets between the two TAPs, each ``delay`` seconds after its arrival, until killed."""
+def _forward(address: socket.socket, delay: float) -> None:
+    """Move packets between the two TAPs that come in at ``address``, each after ``delay`` seconds, until killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: go with the parent
     precise_sleep()
     with contextlib.suppress(OSError):  # a container may not let us: then packets wait for a core
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    ends = [address.accept()[0] for _ in range(2)]
     taps = [socket.recv_fds(end, 16, 1)[1][0] for end in ends]
     for end in ends:
         end.send(b"!")

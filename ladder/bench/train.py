@@ -3,11 +3,11 @@
     ladder bench train --size paper-1b --compile --micro-batch 8 --record train-1b.json
     ladder bench train --size paper-3b --compile --micro-batch 4 --record train-3b.json     (on 80 GB: --micro-batch 1)
 
-A step is the training loop's own: forward, backward, norm of the gradients, AdamW. All wirings share one set of
-weights, since they have the same, and are timed in turn (A B, B A, ...) once warm. Before that, the first step's loss
-of what is compiled is compared with that of what is not. Seconds are medians with 95 % intervals (bootstrap over
-rounds). MFU is the share of the device's peak in bf16 matrix products, where the table of devices knows it; what is
-recomputed does not count.
+Each wiring takes --steps steps of the training loop's own: forward, backward, norm of the gradients, AdamW. All wirings
+share one set of weights, since they have the same, and are timed in turn (A B, B A, ...) once warm. Before that, the
+first step's loss of what is compiled is compared with that of what is not. Seconds are medians with 95 % intervals
+(bootstrap over rounds). MFU is the share of the device's peak in bf16 matrix products, where the table of devices knows
+it; what is recomputed does not count.
 """
 
 import argparse
@@ -22,9 +22,13 @@ from ladder.errors import UserError
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.model.sizes import size
-from ladder.train.options import Options, world_size
+from ladder.options import add_arguments as add_options
+from ladder.parallel.environment import world_size
+from ladder.train.options import Options
 from ladder.wiring import Wiring, table
 
+# Options that a step has of training
+SHARED = ("seed", "sequence", "steps", "micro_batch", "precision", "activation_checkpointing", "device")
 WARM_UP = 3  # rounds that do not count
 CLOSE = {"fp32": 1e-4, "bf16": 1e-2}  # relative difference of losses, compiled or not
 
@@ -34,20 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", required=True, help="row of the table of sizes")
     add("--wirings", nargs="+", default=["standard", "ladder"])
     add("--layers", type=int, help="run this many of the model's layers")
-    add("--sequence", type=int, default=2048, help="tokens per sequence (default: 2048)")
-    add("--micro-batch", type=int, default=4, help="sequences at once (default: 4)")
-    add("--steps", type=int, default=20, help="samples of each wiring (default: 20)")
-    add("--precision", choices=("fp32", "bf16"), default="bf16", help="of compute, weights are fp32 (default: bf16)")
-    add("--compile", action="store_true", help="torch.compile each attention and MLP")
-    add("--activation-checkpointing", action="store_true", help="recompute each module in backward")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda if there is one")
-    add("--seed", type=int, default=0, help="of the random weights and tokens")
+    add_options(parser, Options, *SHARED, "compile", sequence=2048, micro_batch=4, steps=20, precision="bf16")
     add_job_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> None:
-    names = ("seed", "sequence", "steps", "micro_batch", "precision", "activation_checkpointing", "device")
-    options = Options(batch=args.micro_batch, warmup=0, **{name: getattr(args, name) for name in names})
+    options = Options(batch=args.micro_batch, warmup=0, **{name: getattr(args, name) for name in SHARED})
     options.check(1)
     shape = size(args.size) if args.layers is None else replace(size(args.size), layers=args.layers)
     if shape.layers < 1:
@@ -80,12 +76,13 @@ def measure(args: argparse.Namespace, shape, options: Options) -> tuple[list[dic
     import torch
 
     from ladder.model import LadderConfig, LadderForCausalLM
-    from ladder.train import layout, memory, ranks
+    from ladder.parallel.group import join
+    from ladder.train import layout, memory
     from ladder.train.loop import adamw, backward
     from ladder.train.speed import peak, peak_memory
 
     config = LadderConfig(**shape.config())
-    with ranks.start(options) as these, memory.explained(config, options, these):
+    with join(options.device, always=options.sharded) as these, memory.explained(config, options, these):
         memory.check(config, options, these)
         torch.manual_seed(options.seed)
         with these.device:

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from ladder.errors import known
 from ladder.model.modeling import LadderForCausalLM
 
 
@@ -136,12 +135,6 @@ def _flex(q, keys, values, seen):
 
 # q [B, K, G, d], keys and values [B, K, C, d], seen [1, 1, 1, C] -> [B, K, G, d]
 DECODE = {"sdpa": _sdpa, "matmul": _matmul, "flex": _flex}
-
-
-def check_attention(how: str) -> str:
-    if how not in DECODE:
-        raise known("attention", how, DECODE)
-    return how
 
 
 def mlp(weights: Mlp, normed: torch.Tensor) -> torch.Tensor:

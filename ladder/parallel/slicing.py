@@ -6,10 +6,12 @@ this one is ours. What it does not name is replicated; embeddings and LM head ma
 """
 
 import fnmatch
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from ladder.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 PLAN = {
     **{f"layers.*.self_attn.{name}_proj": "colwise" for name in "qkv"},
@@ -28,7 +30,7 @@ def style(module: str) -> str | None:
 
 
 def check_degree(
-    config: PretrainedConfig, size: int, split_vocabulary: bool = False, replicate_kv: bool = False
+    config: "PretrainedConfig", size: int, split_vocabulary: bool = False, replicate_kv: bool = False
 ) -> None:
     """Refuse a TP degree that cannot split this model.
 
@@ -48,7 +50,7 @@ def check_degree(
 
 
 def part(
-    name: str, shape: tuple[int, ...], rank: int, size: int, config: PretrainedConfig, split_vocabulary: bool = False
+    name: str, shape: tuple[int, ...], rank: int, size: int, config: "PretrainedConfig", split_vocabulary: bool = False
 ) -> tuple[slice, ...]:
     """The index of rank ``rank``'s part of the parameter called ``name``, of ``shape``."""
     module, _, parameter = name.rpartition(".")

@@ -4,17 +4,18 @@ Every rank writes a heartbeat into the group's store from a thread of its own, a
 """
 
 import os
-import sys
+import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import torch.distributed as dist
 
-from ladder.errors import UserError
+from ladder.errors import UserError, sentence, tell
 
 INTERVAL, PATIENCE, STUCK = 1.0, 20.0, 45.0  # seconds
 FAILED = "failed"  # the key of the sentence that ends everything
@@ -26,7 +27,6 @@ class Watchdog:
     names: what each rank is called ("rank 1 on host"); keeper: who serves the store, in words.
     interval: seconds between beats. patience: seconds without a beat after which a rank counts as dead. stuck: seconds
     after which a rank that lives, but has not come to a collective in which others wait, counts as stuck.
-    quiet: the sentence is left in the store and not printed, for the process that started the ranks to find.
 
     at_end: what to call before this ends the process; it has three intervals for it.
     """
@@ -40,10 +40,9 @@ class Watchdog:
         interval: float = INTERVAL,
         patience: float = PATIENCE,
         stuck: float = STUCK,
-        quiet: bool = False,
     ):
         self.store, self.rank, self.names, self.keeper = store, rank, names, keeper
-        self.interval, self.patience, self.stuck, self.quiet = interval, patience, stuck, quiet
+        self.interval, self.patience, self.stuck = interval, patience, stuck
         self.progress = lambda: 0  # collectives that this rank has launched
         self.at_end: Callable[[], object] = lambda: None
         self._ending = threading.Lock()  # both threads may come to the end; the first one goes through with it
@@ -63,25 +62,31 @@ class Watchdog:
 
     def failed(self, error: BaseException) -> UserError:
         """This rank failed: what to raise. Says so to the others, unless it failed because another rank did."""
-        if _from_another(error):
+        sentence = describe(error, self.names[self.rank])
+
+        def told_to_end(*_):  # by what started the ranks, before the culprit is known
+            tell(sentence)
+            os._exit(1)
+
+        signal.signal(signal.SIGTERM, told_to_end)
+        # Where a collective or the store broke, the cause is likely another rank.
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower()):
             time.sleep(self.patience + 5 * self.interval)  # this thread: the watching one ends the process, if it can
         self._failing = True
-        sentence = self._announce(describe(error, self.names[self.rank]))
+        said = self._announce(sentence)
         self._forgive()
+        # When the interpreter ends, no thread may be in torch's C++: that would abort.
+        self._threads[0].join(3 * self.interval)
         if self.keeper == self.names[self.rank]:
             time.sleep(5 * self.interval)  # with this process goes the store, where the others are to read it
-        return UserError(sentence)
+        return UserError(said)
 
     def _announce(self, sentence: str) -> str:
         """Leave ``sentence`` for all; the first one counts."""
         try:
             return self.store.compare_set(FAILED, "", sentence).decode()
         except RuntimeError:
-            self.quiet = False
             return sentence
-
-    def _gone(self, rank: int) -> bool:
-        return self._values[rank] == "left"
 
     def _forgive(self) -> None:
         now = time.monotonic()
@@ -93,6 +98,8 @@ class Watchdog:
         beats = 0
         try:
             while not self._left.wait(self.interval if beats else 0):
+                if self._failing:
+                    return
                 beats += 1
                 self.store.set(keys[self.rank], f"{beats} {self.progress()}")
                 values = [value.decode() for value in self.store.multi_get(keys)]
@@ -120,15 +127,14 @@ class Watchdog:
             before = now
             if self._failing:
                 if now - self._answered > self.patience:  # the main thread hangs on its way out
-                    with self._ending:
-                        self._exit()
+                    self._end(None)
             elif sentence := self._verdict(now):
                 self._end(sentence)
 
     def _verdict(self, now: float) -> str | None:
         if now - self._answered > self.patience:
             return f"{self.keeper} has not answered for {self.patience:g} s: stopped, or cut off"
-        here = [rank for rank in range(len(self.names)) if not self._gone(rank)]
+        here = [rank for rank in range(len(self.names)) if self._values[rank] != "left"]
         if late := [rank for rank in here if now - self._changed[rank] > self.patience]:
             names = " and ".join(self.names[rank] for rank in late)
             return f"no sign of life from {names} for {self.patience:g} s: killed, stopped, or cut off"
@@ -139,35 +145,23 @@ class Watchdog:
             return f"stuck: {names}, for {self.stuck:g} s not come to a collective in which the other ranks wait"
         return None
 
-    def _end(self, sentence: str) -> None:
+    def _end(self, sentence: str | None) -> NoReturn:
         with self._ending:
-            # The store may hang: then this process prints, and does not wait for it.
-            if not self._within(2, self._announce, sentence) or not self.quiet:
-                print(sentence, file=sys.stderr, flush=True)
-            self._exit()
-
-    def _exit(self) -> NoReturn:
-        self._within(3, self.at_end)
-        os._exit(1)
-
-    def _within(self, intervals: float, call: Callable, *arguments) -> bool:
-        """Whether ``call`` comes to its end in time; it may hang."""
-        thread = threading.Thread(target=call, args=arguments, daemon=True)
-        thread.start()
-        thread.join(intervals * self.interval)
-        return not thread.is_alive()
+            calls = [partial(self._announce, sentence), partial(tell, sentence)] if sentence else []
+            for call in (*calls, self.at_end):  # each may hang
+                thread = threading.Thread(target=call, daemon=True)
+                thread.start()
+                thread.join(3 * self.interval)
+            os._exit(1)
 
 
 def describe(error: BaseException, name: str) -> str:
     """One sentence: who failed, with what, where."""
     if isinstance(error, UserError):
         return str(error)
+    if told := sentence(error):
+        return f"{name}: {told}"
     lines = str(error).strip().splitlines() or [""]
     where = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(where[-1].filename).name}:{where[-1].lineno})" if where else ""
     return f"{name} failed: {type(error).__name__}: {lines[0][:300]}{place}"
-
-
-def _from_another(error: BaseException) -> bool:
-    """Whether a collective or the store broke: the cause is likely another rank."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

@@ -15,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import ladder.job
+import ladder.options
 from ladder.errors import UserError
 from ladder.files import sha256
 from ladder.outputs import path_or_name
 from ladder.reading import jsonl_rows, read_json
-from ladder.train import methods
 from ladder.train import options as training
+from ladder.train.methods import Recipe
 
 PROBE = 8  # tokens
 
@@ -34,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_or_name,
         help="llama3, chatml or a jinja file, in place of the checkpoint's own where that does not mark the assistant",
     )
-    methods.add_arguments(parser)
+    ladder.options.add_arguments(parser.add_argument_group("method"), Recipe)
     training.add_arguments(parser, steps=25, lr=5e-4, warmup=5, weight_decay=0.0, evaluate_every=5, checkpoint_every=25)
 
 
 def main(args: argparse.Namespace) -> None:
-    options = training.of(args)
+    options = ladder.options.of(training.Options, args)
     options.check()
-    recipe = methods.of(args)
+    recipe = ladder.options.of(Recipe, args)
     for split in ("train", "validation"):
         if not (args.chat / f"{split}.jsonl").is_file():
             raise UserError(f"{args.chat}/{split}.jsonl: no such file; `ladder chat` makes it")
@@ -67,14 +68,14 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from ladder.model import load
-    from ladder.train import ranks
+    from ladder.parallel.group import join
     from ladder.train.batches import check
     from ladder.train.layout import distribute
     from ladder.train.run import carry_out
 
     if options.compile:
         checkpoint.llama_only("--compile")
-    with ranks.start(options) as these:
+    with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:
         torch.manual_seed(options.seed)
         if these.world_size > 1:
             checkpoint.llama_only("training over several ranks")

@@ -20,9 +20,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from ladder.errors import UserError
 from ladder.parallel import slicing
+from ladder.parallel.group import Group
 from ladder.parallel.shard import check_tied, parallelize
 from ladder.train.options import Options
-from ladder.train.ranks import Ranks
 
 
 def check(config, tp: int) -> None:
@@ -41,7 +41,7 @@ def check(config, tp: int) -> None:
             raise UserError(f"--tp-ranks {tp}: one rank alone would train the biases of this model ({key}); drop it")
 
 
-def distribute(model: torch.nn.Module, ranks: Ranks, options: Options) -> torch.nn.Module:
+def distribute(model: torch.nn.Module, ranks: Group, options: Options) -> torch.nn.Module:
     """Put ``model`` on the ranks in place: slice, recompute, compile, shard (in this order, as torch's parts require).
 
     ``model.layout`` is the :class:`Layout`.
@@ -89,7 +89,7 @@ class Layout:
     mesh, everyone: of all ranks, None for a plain model; the latter is on the CPU, with tensor parallelism outermost.
     """
 
-    def __init__(self, parameters: int, ranks: Ranks, mesh: DeviceMesh | None, everyone: DeviceMesh | None):
+    def __init__(self, parameters: int, ranks: Group, mesh: DeviceMesh | None, everyone: DeviceMesh | None):
         self.parameters, self.ranks, self.mesh, self.everyone = parameters, ranks, mesh, everyone
         sizes, here = ((1, 1, 1), (0, 0, 0)) if everyone is None else (everyone.shape, everyone.get_coordinate())
         self._replicas, (self._tp, self._replica, _) = sizes[1], here

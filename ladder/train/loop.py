@@ -16,12 +16,12 @@ import torch
 from ladder import cost
 from ladder.errors import UserError
 from ladder.model.modeling import LadderForCausalLM
+from ladder.parallel.group import Group
 from ladder.progress import Progress
 from ladder.train.batches import evenly
 from ladder.train.losses import measure, tokens
 from ladder.train.methods import SFT, Objective
 from ladder.train.options import Options
-from ladder.train.ranks import Ranks
 from ladder.train.speed import peak, peak_memory, straggler_gap
 from ladder.train.state import Checkpoints, State
 
@@ -33,7 +33,7 @@ def train(
     training,
     validation,
     options: Options,
-    ranks: Ranks,
+    ranks: Group,
     checkpoints: Checkpoints,
     state: State,
     tracking=None,
@@ -92,7 +92,7 @@ def train(
             rows = training.of_step(options.batch, options.seed, step)
             loss = backward(model, training, rows, options, ranks, objective)
             norm = model.layout.clip(model, options.clip or math.inf)
-            # Ranks must agree on the loss, and on whether to stop.
+            # Group must agree on the loss, and on whether to stop.
             loss, stop = ranks.sum(torch.tensor([loss, terminate.asked], dtype=torch.float64)).tolist()
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 checkpoints.wait()
@@ -155,7 +155,7 @@ def adamw(model, options: Options) -> torch.optim.AdamW:
     )
 
 
-def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Ranks, objective: Objective = SFT) -> float:
+def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Group, objective: Objective = SFT) -> float:
     """Add the gradients of the objective over the batch; return this rank's part of it."""
     accumulate, micro = options.per_rank(ranks.size)
     scales = objective.scales(dataset, rows)
@@ -170,7 +170,7 @@ def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Ranks, o
     return total
 
 
-def validate(model, dataset, options: Options, ranks: Ranks, objective: Objective = SFT) -> dict:
+def validate(model, dataset, options: Options, ranks: Group, objective: Objective = SFT) -> dict:
     """{term: its mean per token that it counts} of the objective's terms; of ``loss`` (cross-entropy per scored token)
     also its standard error, ``stderr``, over ``n`` rows: the rows are the samples, their token counts vary. Of a
     mixture also ``loss_of_LABEL`` of each source."""
@@ -180,7 +180,7 @@ def validate(model, dataset, options: Options, ranks: Ranks, objective: Objectiv
 
 
 @torch.no_grad()
-def means(model, dataset, options: Options, ranks: Ranks, objective: Objective) -> dict:
+def means(model, dataset, options: Options, ranks: Group, objective: Objective) -> dict:
     """:func:`validate` of one source."""
     rows = evenly(len(dataset), options.validation_windows)
     terms = dict.fromkeys(objective.weights, 1.0)
@@ -188,7 +188,7 @@ def means(model, dataset, options: Options, ranks: Ranks, objective: Objective) 
     _, micro = options.per_rank(ranks.size)
     sums = torch.zeros(len(terms) + 1, len(rows), dtype=torch.float64)  # the last: how many tokens are not padding
     model.eval()
-    # Ranks take turns; all do the same number of rounds (sharded weights are gathered together), some for nothing.
+    # Group take turns; all do the same number of rounds (sharded weights are gathered together), some for nothing.
     for start in range(0, len(rows), micro * ranks.size):
         mine = np.arange(start + ranks.rank * micro, start + (ranks.rank + 1) * micro)
         mine = mine[mine < len(rows)]

@@ -11,12 +11,12 @@ from ladder.cost import Training
 from ladder.errors import UserError
 from ladder.files import size_text
 from ladder.memory import available
+from ladder.parallel.group import Group
 from ladder.train.losses import LOGITS
 from ladder.train.options import Options
-from ladder.train.ranks import Ranks
 
 
-def need(config, options: Options, ranks: Ranks) -> Training:
+def need(config, options: Options, ranks: Group) -> Training:
     """Of a model of ``config``; nothing is allocated."""
     part = cost.part(config, ranks.tp)
     tokens = options.per_rank(ranks.size)[1] * options.sequence
@@ -31,7 +31,7 @@ def need(config, options: Options, ranks: Ranks) -> Training:
     )
 
 
-def check(config, options: Options, ranks: Ranks) -> None:
+def check(config, options: Options, ranks: Group) -> None:
     """Refuse what cannot fit on this rank's device, whatever its activations take."""
     free = available(ranks.device)
     needed = need(config, options, ranks)
@@ -42,7 +42,7 @@ def check(config, options: Options, ranks: Ranks) -> None:
         )
 
 
-def cure(config, options: Options, ranks: Ranks, free: int | None) -> str:
+def cure(config, options: Options, ranks: Group, free: int | None) -> str:
     """The least change of settings that needs less than now and, by the estimate, fits into ``free`` bytes."""
     now = need(config, options, ranks)
     smallest = None
@@ -57,7 +57,7 @@ def cure(config, options: Options, ranks: Ranks, free: int | None) -> str:
     return f"{smallest} needs least, but does not fit by the estimate either; {more}" if smallest else more
 
 
-def _cures(options: Options, ranks: Ranks) -> Iterator[tuple[Options, str]]:
+def _cures(options: Options, ranks: Group) -> Iterator[tuple[Options, str]]:
     """Smaller micro-batches first, which cost least; then recomputing; then sharding over more ranks."""
     _, micro = options.per_rank(ranks.size)
     micros = [micro >> n for n in range(micro.bit_length())]
@@ -77,7 +77,7 @@ def _cures(options: Options, ranks: Ranks) -> Iterator[tuple[Options, str]]:
 
 
 @contextlib.contextmanager
-def explained(config, options: Options, ranks: Ranks) -> Iterator[None]:
+def explained(config, options: Options, ranks: Group) -> Iterator[None]:
     """Turn running out of memory into a sentence that says which setting would fit."""
     try:
         yield

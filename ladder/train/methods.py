@@ -8,16 +8,16 @@ The weights have the same names under every wiring, so a group of layers is rewi
 Which table is in force is a function of the step, hence a resumed run has the right one.
 """
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ladder import records
-from ladder.errors import UserError, known
+from ladder import options, records
+from ladder.errors import UserError
+from ladder.options import COUNT, POSITIVE, option
 from ladder.outputs import path_or_name
 from ladder.residual import Table
 from ladder.wiring import Wiring, parse_layers
@@ -43,12 +43,6 @@ METHODS = {
         grouped=True,
     ),
 }
-
-
-def method(name: str) -> Method:
-    if name not in METHODS:
-        raise known("method", name, METHODS)
-    return METHODS[name]
 
 
 class Phase(NamedTuple):
@@ -120,41 +114,46 @@ class Objective:
 
 SFT = Objective()
 
+FILE = {"numeric": False, "profile": False}  # its content changes a run's numbers, its name does not
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """The flags of a method. Raises UserError where they contradict each other."""
+    """The options of a method. Raises UserError where they contradict each other."""
 
-    method: str = "sft"
-    teacher: str | None = None
-    temperature: float = 1.0
-    sft_weight: float = 0.0
-    hidden_weight: float = 0.0
-    group: int | None = None
-    order: Path | None = None
-    patience: int | None = None
+    method: str = option("sft", "; ".join(f"{name}: {row.summary}" for name, row in METHODS.items()), enum=(*METHODS,))
+    teacher: str | None = option(
+        None, "distillation: the original, which is not changed", **FILE, more={"type": path_or_name}
+    )
+    temperature: float = option(1.0, "of teacher and model in the KL", **POSITIVE)
+    sft_weight: float = option(0.0, "of the cross-entropy beside the KL's 1", minimum=0)
+    hidden_weight: float = option(0.0, "of the mean squared difference of the final normed hidden states", minimum=0)
+    group: int | None = option(None, "progressive: layers rewired at a time (default: 1)", **COUNT)
+    order: Path | None = option(
+        None,
+        "progressive: record of `ladder sensitivity --each`, cheapest layer first (default: the last first)",
+        **FILE,
+    )
+    patience: int | None = option(
+        None, "stop after so many validations without a better one, and keep the best weights", **COUNT
+    )
 
     def __post_init__(self):
-        row = method(self.method)
+        options.check(Recipe, self)
+        row = METHODS[self.method]
         if row.teacher and self.teacher is None:
             raise UserError(f"--method {self.method} needs --teacher: the original that was converted")
         if row.teacher is False and self.teacher is not None:
             raise UserError(f"--method {self.method} has no teacher; drop --teacher, or use --method distill")
-        for flag in ("temperature", "sft_weight", "hidden_weight"):
-            if getattr(self, flag) != getattr(Recipe, flag) and self.teacher is None:
-                raise UserError(f"--{flag.replace('_', '-')} is of distillation, which needs --teacher")
+        for name in ("temperature", "sft_weight", "hidden_weight"):
+            if getattr(self, name) != getattr(Recipe, name) and self.teacher is None:
+                raise UserError(f"{options.flag(name)} is of distillation, which needs --teacher")
         if not row.grouped:
-            for flag in ("group", "order"):
-                if getattr(self, flag) is not None:
-                    raise UserError(f"--{flag} is of --method progressive; --method {self.method} takes none")
-        if not self.temperature > 0:
-            raise UserError(f"--temperature {self.temperature} must be above 0")
-        for flag in ("sft_weight", "hidden_weight"):
-            if not getattr(self, flag) >= 0:
-                raise UserError(f"--{flag.replace('_', '-')} {getattr(self, flag)} must be at least 0")
-        for flag in ("group", "patience"):
-            if getattr(self, flag) is not None and getattr(self, flag) < 1:
-                raise UserError(f"--{flag} {getattr(self, flag)} must be at least 1")
+            for name in ("group", "order"):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"{options.flag(name)} is of --method progressive; --method {self.method} takes none"
+                    )
 
     @property
     def variant(self) -> str:
@@ -162,9 +161,7 @@ class Recipe:
 
     def settings(self) -> dict:
         """What changes a run's numbers: the flags that differ from finetuning's, less the files that are named."""
-        plain = Recipe()
-        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("teacher", "order")}
-        return {name: value for name, value in chosen.items() if value != getattr(plain, name)}
+        return {name: v for name, v in options.numeric(Recipe, self).items() if v != getattr(Recipe, name)}
 
     def objective(self, wiring: str, layers: int, tp: int | None, steps: int, teacher=None) -> Objective:
         """``teacher``: the model, loaded; the wiring is the checkpoint's."""
@@ -212,34 +209,3 @@ def split(order: list[int], group: int, wiring: str, layers: int, tp: int | None
         chosen = whole if count == len(order) else replace(whole, layers=tuple(sorted(order[:count])))
         phases.append(Phase(k * steps // len(counts), str(chosen), chosen.table(layers)))
     return tuple(phases)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("method")
-    said = "; ".join(f"{name}: {row.summary}" for name, row in METHODS.items())
-    group.add_argument("--method", default="sft", help=f"{said} (default: sft)")
-    group.add_argument("--teacher", type=path_or_name, help="distillation: the original, which is not changed")
-    group.add_argument("--temperature", type=float, default=1.0, help="of teacher and model in the KL (default: 1)")
-    group.add_argument(
-        "--sft-weight", type=float, default=0.0, help="of the cross-entropy beside the KL's 1 (default: 0, KL alone)"
-    )
-    group.add_argument(
-        "--hidden-weight",
-        type=float,
-        default=0.0,
-        help="of the mean squared difference of the final normed hidden states (default: 0)",
-    )
-    group.add_argument("--group", type=int, help="progressive: layers rewired at a time (default: 1)")
-    group.add_argument(
-        "--order",
-        type=Path,
-        metavar="RECORD",
-        help="progressive: of `ladder sensitivity --each`; the layer that costs least first (default: the last first)",
-    )
-    group.add_argument(
-        "--patience", type=int, help="stop after so many validations without a better one, and keep the best weights"
-    )
-
-
-def of(args: argparse.Namespace) -> Recipe:
-    return Recipe(**{name: getattr(args, name) for name in (f.name for f in fields(Recipe))})

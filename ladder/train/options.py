@@ -1,52 +1,58 @@
-"""The settings of a training run: command-line flags, checks before work, and the learning rate they imply."""
+"""The settings of a training run: declarations, checks before work, and the learning rate they imply."""
 
 import argparse
 import math
-import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
-from ladder.errors import UserError, known
+from ladder import options
+from ladder.options import COUNT, LENGTH, POSITIVE, RANKS, SEED, OptionError, option
 from ladder.outputs import OutputFolder, OutputModel
-
-
-def _option(default, help_: str, numeric: bool = True, **flag):
-    """``numeric``: it changes the numbers of a run by more than rounding, so a run does not resume across it."""
-    return field(default=default, metadata={"help": help_, "numeric": numeric, "flag": flag})
+from ladder.parallel.environment import world_size
 
 
 @dataclass(frozen=True)
 class Options:
-    """What pretraining and finetuning share. Lengths in tokens, batches in sequences."""
+    """What pretraining and finetuning share. Lengths in tokens, batches in sequences.
 
-    seed: int = _option(0, "of the weights and the order of the data")
-    sequence: int = _option(128, "tokens per sequence")
-    steps: int = _option(120, "optimiser steps")
-    batch: int = _option(8, "sequences per step, over all ranks and micro-batches")
-    micro_batch: int | None = _option(None, "sequences per rank at once (default: batch / ranks)", numeric=False)
-    lr: float = _option(3e-3, "peak learning rate")
-    warmup: int = _option(20, "steps of linear warm-up")
-    min_lr: float = _option(0.1, "final learning rate, as a share of the peak")
+    A run resumes only with the ``numeric`` ones as they were. The plan sets those that are not of a profile.
+    """
+
+    seed: int = option(0, "of the weights and the order of the data", profile=False, **SEED)
+    sequence: int = option(128, "tokens per sequence", profile=False, **LENGTH | {"minimum": 2})
+    steps: int = option(120, "optimiser steps", **COUNT)
+    batch: int = option(8, "sequences per step, over all ranks and micro-batches", **COUNT)
+    micro_batch: int | None = option(None, "sequences per rank at once (default: all)", numeric=False, **COUNT)
+    lr: float = option(3e-3, "peak learning rate", **POSITIVE)
+    warmup: int = option(20, "steps of linear warm-up", **COUNT | {"minimum": 0})
+    min_lr: float = option(0.1, "final learning rate, as a share of the peak", minimum=0, maximum=1)
     # Decay goes to every parameter, norms included: the paper names no exception.
-    weight_decay: float = _option(0.1, "decoupled weight decay, on every parameter")
-    betas: tuple[float, float] = _option((0.9, 0.95), "of AdamW", type=float, nargs=2)
-    eps: float = _option(1e-8, "of AdamW")
-    clip: float = _option(1.0, "largest gradient norm; 0: no clipping")
-    precision: str = _option("fp32", "of compute; bf16 keeps fp32 weights and reductions", choices=("fp32", "bf16"))
-    evaluate_every: int = _option(20, "steps between validations")
-    validation_windows: int = _option(64, "validation sequences, at most")
-    shard: int = _option(
-        1, "data-parallel ranks that share one copy of the weights; the others replicate it", numeric=False
+    weight_decay: float = option(0.1, "decoupled weight decay, on every parameter", minimum=0)
+    betas: tuple[float, float] = option((0.9, 0.95), "of AdamW", minimum=0, exclusiveMaximum=1)
+    eps: float = option(1e-8, "of AdamW", **POSITIVE)
+    clip: float = option(1.0, "largest gradient norm; 0: no clipping", minimum=0)
+    precision: str = option("fp32", "of compute; bf16 keeps fp32 weights and reductions", enum=("fp32", "bf16"))
+    evaluate_every: int = option(20, "steps between validations", **COUNT)
+    validation_windows: int = option(64, "validation sequences, at most", **COUNT)
+    shard: int = option(
+        1, "data-parallel ranks to a copy of the weights; the others replicate it", numeric=False, **RANKS
     )
-    tp_ranks: int = _option(1, "tensor-parallel ranks of each copy or shard, neighbours", numeric=False)
-    activation_checkpointing: bool = _option(False, "recompute each module in backward", numeric=False)
-    compile: bool = _option(False, "torch.compile each attention and MLP", numeric=False)
-    device: str = _option("auto", "default: cuda if there is one", numeric=False, choices=("auto", "cpu", "cuda"))
-    checkpoint_every: int = _option(40, "steps between checkpoints", numeric=False)
-    keep: int = _option(2, "newest checkpoints to keep, besides the best", numeric=False)
+    tp_ranks: int = option(1, "tensor-parallel ranks of each copy or shard, neighbours", numeric=False, **RANKS)
+    activation_checkpointing: bool = option(False, "recompute each module in backward", numeric=False)
+    compile: bool = option(False, "torch.compile each attention and MLP", numeric=False)
+    device: str = option(
+        "auto", "auto: cuda if there is one", numeric=False, profile=False, enum=("auto", "cpu", "cuda")
+    )
+    checkpoint_every: int = option(40, "steps between checkpoints", numeric=False, **COUNT)
+    keep: int = option(2, "newest checkpoints to keep, besides the best", numeric=False, profile=False, **COUNT)
+
+    @property
+    def sharded(self) -> bool:
+        """bf16 goes the same way at one rank as at many: fp32 shards, cast to bf16 when gathered."""
+        return self.precision == "bf16"
 
     def numeric(self) -> dict:
         """The settings that change a run's numbers by more than rounding: what a checkpoint must agree with."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["numeric"]}
+        return options.numeric(Options, self)
 
     def learning_rate(self, step: int) -> float:
         """Of step 1, 2, ..., ``steps``: linear from lr / warmup to lr, then half a cosine down to min_lr x lr."""
@@ -61,71 +67,35 @@ class Options:
         micro = self.micro_batch or max(1, self.batch // ranks)
         accumulate, rest = divmod(self.batch, micro * ranks)
         if rest or not accumulate:
-            raise UserError(
-                f"--batch {self.batch} is not a multiple of {micro * ranks} "
-                f"(--micro-batch {micro} x {_ranks(ranks)}); choose a batch that is"
+            raise OptionError(
+                "batch",
+                f"{self.batch} is not a multiple of {micro * ranks} (micro-batch {micro} x {_ranks(ranks)}); "
+                "choose a batch that is",
             )
         return accumulate, micro
 
     def check(self, ranks: int | None = None) -> None:
-        """Refuse what cannot work, before torch is loaded. ``ranks`` defaults to torchrun's WORLD_SIZE."""
+        """Refuse what cannot work, before torch is loaded. ``ranks`` defaults to those that were started."""
         ranks = ranks or world_size()
-        at_least_one = ("sequence", "steps", "batch", "evaluate_every", "checkpoint_every", "keep", "shard", "tp_ranks")
-        for name in (*at_least_one, "validation_windows", *(["micro_batch"] if self.micro_batch is not None else [])):
-            if getattr(self, name) < 1:
-                raise UserError(f"{_flag(name)} {getattr(self, name)} must be at least 1")
-        for name in ("lr", "eps"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{_flag(name)} {getattr(self, name)} must be above 0")
-        for name, top in (
-            ("seed", None),
-            ("warmup", self.steps),
-            ("min_lr", 1),
-            ("weight_decay", None),
-            ("clip", None),
-        ):
-            value = getattr(self, name)
-            if not 0 <= value <= (math.inf if top is None else top):
-                raise UserError(f"{_flag(name)} {value} must be at least 0" + (f" and at most {top}" if top else ""))
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"--betas {self.betas[0]} {self.betas[1]} must be at least 0 and below 1")
-        if self.precision not in ("fp32", "bf16"):
-            raise known("precision", self.precision, ("fp32", "bf16"))
+        options.check(Options, self)
+        if self.warmup > self.steps:
+            raise OptionError("warmup", f"{self.warmup} is more than the {self.steps} steps")
         if ranks % self.tp_ranks:
-            raise UserError(f"--tp-ranks {self.tp_ranks} does not divide the {_ranks(ranks)} of this job")
+            raise OptionError("tp_ranks", f"{self.tp_ranks} does not divide the {_ranks(ranks)} of this job")
         data = ranks // self.tp_ranks
         if data % self.shard:
-            of = f"{_ranks(ranks)} of this job" + f" / --tp-ranks {self.tp_ranks}" * (self.tp_ranks > 1)
-            raise UserError(f"--shard {self.shard} does not divide the {of}")
+            of = f"{_ranks(ranks)} of this job" + f" / tp-ranks {self.tp_ranks}" * (self.tp_ranks > 1)
+            raise OptionError("shard", f"{self.shard} does not divide the {of}")
         self.per_rank(data)
-
-
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _ranks(count: int) -> str:
     return f"{count} rank{'s' * (count > 1)}"
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def add_arguments(parser: argparse.ArgumentParser, **defaults) -> None:
     """One flag per option; ``defaults`` replace those of :class:`Options`."""
-    group = parser.add_argument_group("training")
-    for f in fields(Options):
-        default = defaults.get(f.name, f.default)
-        settings = {"default": default, "help": f.metadata["help"]} | f.metadata["flag"]
-        if f.type is bool:
-            settings["action"] = "store_true"
-        elif "type" not in settings:
-            settings["type"] = int if f.type == int | None else f.type
-        if f.type is not bool and default not in (None, "auto"):
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-            settings["help"] += f" (default: {shown})"
-        group.add_argument(_flag(f.name), **settings)
+    options.add_arguments(parser.add_argument_group("training"), Options, **defaults)
     files = parser.add_argument_group("files")
     files.add_argument(
         "--work",
@@ -135,8 +105,3 @@ def add_arguments(parser: argparse.ArgumentParser, **defaults) -> None:
         help="folder for this run's checkpoints; emptied at the end",
     )
     files.add_argument("--out", action=OutputModel, required=True, help="the trained model, a Hugging Face directory")
-
-
-def of(args: argparse.Namespace) -> Options:
-    values = {f.name: getattr(args, f.name) for f in fields(Options)}
-    return Options(**values | {"betas": tuple(args.betas)})

@@ -11,13 +11,14 @@ told so by SIGTERM too. One process is one rank; more are started by torchrun:
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import ladder.job
+import ladder.options
 from ladder.errors import UserError
 from ladder.files import sha256
 from ladder.model.sizes import size
+from ladder.parallel.environment import rank
 from ladder.reading import read_json, take
 from ladder.train import options as training
 from ladder.wiring import Wiring
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    options = training.of(args)
+    options = ladder.options.of(training.Options, args)
     options.check()
     shape = size(args.size)
     rows = Wiring.parse(args.wiring, args.tp).of_model().table(shape.layers)
@@ -43,9 +44,8 @@ def main(args: argparse.Namespace) -> None:
 
     from ladder.train.batches import check, packed_tokens
 
-    first = os.environ.get("RANK", "0") == "0"  # one rank compares digests for all
-    splits = ("train", "validation")
-    data, held_out = (packed_tokens(args.tokens, split, options.sequence, verify=first) for split in splits)
+    splits = ("train", "validation")  # one rank compares digests for all
+    data, held_out = (packed_tokens(args.tokens, split, options.sequence, verify=rank() == 0) for split in splits)
     check(data, options.batch, args.tokens / "train")
     check(held_out, 1, args.tokens / "validation")
     manifest = args.tokens / "manifest.json"
@@ -55,14 +55,15 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from ladder.model import LadderConfig, LadderForCausalLM
+    from ladder.parallel.group import join
     from ladder.parallel.slicing import check_degree
-    from ladder.train import layout, ranks
+    from ladder.train import layout
     from ladder.train.run import carry_out
 
     config = shape.config(vocab_size=vocab, **special)
     check_degree(LadderConfig(**config), args.tp or 1, rows.ends_apart)
     layout.check(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp), options.tp_ranks)
-    with ranks.start(options) as these:
+    with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:
         torch.manual_seed(options.seed)  # the same initial weights for every wiring of a size
         model = LadderForCausalLM(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp))
         what = {"model": args.size, "wiring": args.wiring, "tp": args.tp}

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import math
 import statistics
-from functools import partial
 
 import torch
 
@@ -13,13 +12,13 @@ from ladder.files import need_disk, only_one
 from ladder.job import Job, job
 from ladder.model.checkpoint import save
 from ladder.model.modeling import LadderForCausalLM
+from ladder.parallel.group import Group
 from ladder.train import memory
 from ladder.train.batches import loader_speed
 from ladder.train.layout import distribute
 from ladder.train.loop import train
 from ladder.train.methods import SFT, Objective
 from ladder.train.options import Options
-from ladder.train.ranks import Ranks
 from ladder.train.speed import peak_memory
 from ladder.train.state import Checkpoints, State
 
@@ -35,7 +34,7 @@ def carry_out(
     training,
     validation,
     options: Options,
-    ranks: Ranks,
+    ranks: Group,
     objective: Objective = SFT,
 ) -> State:
     """Train ``model`` and leave ``args.out`` and ``args.record``; return the curves.
@@ -57,10 +56,8 @@ def carry_out(
         ranks.barrier()
         checkpoints = Checkpoints(args.work, ranks, options.keep, {**what, **inputs, **options.numeric()})
         state = checkpoints.latest()
-        this = stack.enter_context(job(args, stage, name, state.mlflow_run_id, **what)) if ranks.first else None
+        this = stack.enter_context(job(args, stage, name, state.mlflow_run_id, ranks, **what))
         if this:
-            if ranks.watch:
-                ranks.watch.at_end = partial(this.tracking.finish, "FAILED")
             state.mlflow_run_id = this.tracking.run_id or state.mlflow_run_id
         model = distribute(model, ranks, options)
         tracking = this.tracking if this else None
@@ -91,7 +88,7 @@ def _plain(kind: type, config, weights: dict, options: Options):
     return plain
 
 
-def _rows(this: Job, state: State, parameters: int, ranks: Ranks, objective: Objective, read: float) -> list[dict]:
+def _rows(this: Job, state: State, parameters: int, ranks: Group, objective: Objective, read: float) -> list[dict]:
     final, points = objective.kept(state.validation), state.training
     last = points[-math.ceil(len(points) / 10) :]
     peak = peak_memory(ranks.device) / 2**30

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ladder.devices import reported
-from ladder.train.ranks import Ranks
+from ladder.parallel.group import Group
 
 
 def peak(device: torch.device, precision: str) -> float | None:
@@ -24,7 +24,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def straggler_gap(config, tokens: int, precision: str, ranks: Ranks) -> tuple[float, int]:
+def straggler_gap(config, tokens: int, precision: str, ranks: Group) -> tuple[float, int]:
     """(slowest rank's time over the median, which rank) for the same matrix products, each rank alone.
 
     Steps themselves tell nothing: their collectives make all ranks as slow as the slowest. ``tokens``: of a

@@ -29,9 +29,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from ladder.errors import UserError
 from ladder.files import digest, follow_umask, mark, sha256, write_json
 from ladder.outputs import check_folder
+from ladder.parallel.group import WAIT, Group
 from ladder.reading import read_json
 from ladder.train.layout import local
-from ladder.train.ranks import WAIT, Ranks
 
 NAME = re.compile(r"step-\d{8,}")
 UNFINISHED = re.compile(rf"\.{NAME.pattern}\.(part|gone)")  # of a killed job
@@ -55,7 +55,7 @@ class Checkpoints:
     until what was saved is written.
     """
 
-    def __init__(self, work: str | Path, ranks: Ranks, keep: int, settings: dict):
+    def __init__(self, work: str | Path, ranks: Group, keep: int, settings: dict):
         self.work, self.ranks, self.keep = Path(work), ranks, keep
         self.settings = json.loads(json.dumps(settings))  # as it will be read back
         self._stale: dict[Path, dict] = {}  # of these other settings; they go when this run has one of its own

@@ -315,11 +315,13 @@ def test_plain_transformers_as_a_baseline():
         ("--size llama-3.2-1b --tp 16", "num_key_value_heads (8); --replicate-kv gives several ranks the same one"),
         ("--size llama-3.2-1b --tp 16 --replicate-kv --wirings standard spd", "--wirings spd: with several ranks on"),
         ("--size llama-3.1-405b --tp 8 --emulate --rho 1", "GiB on a rank"),
-        ("--size tiny --tp 2 --device cuda", "--device cuda: no GPU is there"),
+        ("--size tiny --tp 2 --device cuda", "--device cuda: torch finds no GPU"),
         ("--size tiny --tp 2 --emulate --wirings standard ladder", "--wirings lacks upper_bound"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path, capsys, words, message):
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys, words, message):
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():  # as if it had been launched
+        monkeypatch.setenv(key, value)
     assert main(["bench", *words.split(), "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err.strip()
     assert message in error

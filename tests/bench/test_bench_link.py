@@ -1,18 +1,24 @@
 """`ladder bench link`: the fit on times that are known, and the whole command on two real ranks."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
+import torch
+import torch.distributed as dist
+from fleet import together
 
 from ladder.bench import link as bench_link
 from ladder.bench.link import fit, message_sizes, summary
 from ladder.cli import main
 from ladder.errors import UserError
 from ladder.links import link
+from ladder.parallel import group
 from ladder.reading import read_json
 
 ALPHA, BETA = 1e-4, 1e-9
 SIZES = message_sizes(2**26)
-measure = bench_link.measure
+FIRST = group.Group(0, 1, torch.device("cpu"), store=dist.HashStore())
 
 
 def test_sizes_are_powers_of_four():
@@ -49,16 +55,26 @@ def test_times_that_do_not_grow_are_refused():
         summary([[1e-3 / n, 1e-3 / n] for n in (1, 2, 3)], [1024, 4096, 16384])
 
 
-def timed(rank, local_rank, sizes, rounds, device):
-    """The measurement itself, but for what the clock said."""
-    samples = measure(rank, local_rank, sizes, rounds, device)
-    assert [len(row) for row in samples] == [rounds] * len(sizes)
+def timed(these) -> list[list[float]]:
+    return bench_link.measure([1024, 4096], 3, these.device)
+
+
+@pytest.mark.ranks
+def test_two_ranks_agree_on_the_times(tmp_path):
+    samples, same = together(2, tmp_path, timed, timing=True)
+    assert samples == same
+    assert [len(row) for row in samples] == [3, 3]
     assert min(map(min, samples)) > 0
-    return [[ALPHA + BETA * n] * rounds for n in sizes]
 
 
-def test_two_ranks_write_a_link(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(bench_link, "measure", timed)
+def test_a_link_is_written_from_the_times(tmp_path, monkeypatch, capfd):
+    """The first of two ranks, whose clocks say what is known."""
+    monkeypatch.setattr(
+        bench_link, "measure", lambda sizes, rounds, device: [[ALPHA + BETA * n] * rounds for n in sizes]
+    )
+    monkeypatch.setattr(group, "join", lambda *_, **__: nullcontext(FIRST))
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
     out, record = tmp_path / "office.json", tmp_path / "record.json"
     arguments = ["--tp", "2", "--max-bytes", "16384", "--rounds", "3", "--out", str(out), "--record", str(record)]
     assert main(["bench", "link", *arguments]) == 0

@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
+from fleet import together
 
 from ladder.bench import network, slowpath
-from ladder.bench.launch import run_ranks
 from ladder.cli import main
 from ladder.errors import UserError
 from ladder.reading import read_json
@@ -27,26 +27,25 @@ DELAY = 3e-3
 WIRINGS = ("standard", "upper_bound")
 
 
-def round_trip(rank: int, local_rank: int) -> float:
-    dist.barrier()
-    start = time.perf_counter()
-    dist.all_reduce(torch.ones(1))
-    return time.perf_counter() - start
+def round_trip(these) -> float:
+    with slowpath.slow_path(DELAY, these), these.connected("gloo"):
+        dist.barrier()
+        start = time.perf_counter()
+        dist.all_reduce(torch.ones(1))
+        return time.perf_counter() - start
 
 
 @pytest.mark.ranks
 @possible
-def test_packets_are_delayed_and_nothing_is_left():
+def test_packets_are_delayed_and_nothing_is_left(tmp_path):
     before = os.readlink("/proc/self/ns/net"), os.listdir("/sys/class/net")
-    with slowpath.slow_path(DELAY) as enter:
-        assert run_ranks(round_trip, (), 2, "cpu", "gloo", enter) >= DELAY
+    assert min(together(2, tmp_path, round_trip, backend=None, timing=True)) >= DELAY
     assert (os.readlink("/proc/self/ns/net"), os.listdir("/sys/class/net")) == before
 
 
 @pytest.mark.ranks
 @possible
-def test_the_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(network, "REDUCED", 3)
+def test_the_command(tmp_path, capfd):
     words = "--size tiny --layers 1 --delay-us 500 --prompt 3 --new-tokens 4 --prefills 2"
     assert main(["bench", "network", *words.split(), "--wirings", *WIRINGS, "--record", str(tmp_path / "r.json")]) == 0
     record = read_json(tmp_path / "r.json")
@@ -61,7 +60,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     reduces = {row["phase"]: row for row in rows if row["metric"] == "all_reduce_seconds"}
     assert all(row["low"] >= 500e-6 for row in reduces.values())
     assert reduces["prefill"]["note"] == f"{3 * 96 * 4} bytes"
-    assert "emulated / real" in capsys.readouterr().err
+    assert "emulated / real" in capfd.readouterr().err
 
 
 def test_where_it_is_not_allowed_it_is_one_sentence(tmp_path, monkeypatch, capsys):

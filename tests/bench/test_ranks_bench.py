@@ -1,14 +1,13 @@
 """Real ranks over gloo: checked, timed, traced; backends by name."""
 
 import pytest
+from fleet import together
 
 from ladder.bench import ranks
 from ladder.bench.point import Point
-from ladder.errors import UserError
+from ladder.cli import main
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
-
-pytestmark = pytest.mark.ranks
 
 WIRINGS = ("standard", "ladder", "upper_bound")
 
@@ -18,11 +17,16 @@ def point(**changes) -> Point:
     return Point(config, **{"tp": 2, "batch": 1, "prompt": 3, "new_tokens": 4, "wirings": WIRINGS} | changes)
 
 
+def timed(these):
+    return ranks.measure(these, point(), prefills=2, backend="gloo", trace=True)
+
+
 @pytest.fixture(scope="module")
-def measured():
-    return ranks.measure(point(), prefills=2, device="cpu", trace=True)
+def measured(tmp_path_factory):
+    return together(2, tmp_path_factory.mktemp("ranks"), timed, timing=True)[0]
 
 
+@pytest.mark.ranks
 def test_rows_are_complete_and_say_where_they_are_from(measured):
     rows, _ = measured
     shared = {(row["backend"], row["origin"], row["link"], row["tp"], row["dtype"]) for row in rows}
@@ -40,6 +44,7 @@ def test_rows_are_complete_and_say_where_they_are_from(measured):
     assert all(row["low"] <= row["value"] <= row["high"] for row in by_metric["seconds"])
 
 
+@pytest.mark.ranks
 def test_every_rank_is_in_the_timeline(measured):
     _, extra = measured
     assert set(extra["timelines"]) == set(WIRINGS)
@@ -62,17 +67,26 @@ def test_every_rank_is_in_the_timeline(measured):
     [
         ("cpu", "rccl", "unknown backend 'rccl'; known: gloo, multimem, nccl, one-shot, two-shot"),
         ("cpu", "one-shot", "backend one-shot needs GPUs"),
-        ("cuda", "nccl", "tp 2 on cuda needs as many GPUs"),
+        ("cuda", "nccl", "torch finds no GPU"),
     ],
 )
-def test_backends_that_are_not_there(device, backend, message):
-    with pytest.raises(UserError, match=message):
-        ranks.measure(point(), 1, device, backend)
+def test_backends_that_are_not_there(device, backend, message, tmp_path, monkeypatch, capsys):
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    words = f"--size tiny --tp 2 --device {device} --backend {backend} --out {tmp_path}"
+    assert main(["bench", *words.split()]) == 1
+    assert message in capsys.readouterr().err
 
 
-def test_a_wiring_whose_logits_are_off_is_not_timed(monkeypatch):
-    monkeypatch.setattr(ranks, "difference", lambda *_: 1.0)
-    with pytest.raises(
-        UserError, match=r"rank 0 on .* failed: RuntimeError: standard at TP 2: logits are off by 1.00e\+00"
-    ):
-        ranks.measure(point(wirings=("standard", "upper_bound")), 1, "cpu")
+def off(these):
+    ranks.difference = lambda *_: 1.0
+    ranks.measure(these, point(wirings=("standard", "upper_bound")), 1, "gloo")
+
+
+@pytest.mark.ranks
+def test_a_wiring_whose_logits_are_off_is_not_timed(tmp_path):
+    assert together(2, tmp_path, off, timing=True) == [1, 1]
+    for rank in range(2):
+        said = (tmp_path / f"{rank}.err").read_text().splitlines()[-1]
+        assert "rank 0 on " in said
+        assert "failed: RuntimeError: standard at TP 2: logits are off by 1.00e+00" in said

@@ -9,7 +9,7 @@ import torch
 from ladder.bench.plain import Decoder, logits, random_weight
 from ladder.bench.point import Point, check_logits, check_order, check_path, order, unsharded
 from ladder.inference.engine import Engine
-from ladder.inference.fused import DECODE, Fused, check_attention
+from ladder.inference.fused import DECODE, Fused
 from ladder.inference.stream import Stream
 from ladder.model.modeling import LadderConfig, build
 from ladder.parallel.communicators import Solo
@@ -150,8 +150,3 @@ def test_a_stream_adds_late_and_once():
     assert stream.pending is None
     assert later.settled().tolist() == [3, 3]
     assert later.settled().tolist() == [3, 3]
-
-
-def test_an_unknown_attention_lists_the_known():
-    with pytest.raises(Exception, match="unknown attention 'flash'; known: flex, matmul, sdpa"):
-        check_attention("flash")

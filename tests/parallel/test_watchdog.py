@@ -1,6 +1,6 @@
 """A rank that dies, stops, hangs or fails is named, and the others end at once."""
 
-import multiprocessing
+import errno
 import os
 import signal
 import socket
@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
+from fleet import together
 
-from ladder.bench import launch
 from ladder.errors import UserError
-
-pytestmark = pytest.mark.ranks
+from ladder.parallel import group
+from ladder.parallel.watchdog import describe
 
 FAST = {"interval": 0.05, "patience": 0.8, "stuck": 0.8}
 HERE = socket.gethostname()
@@ -40,45 +40,20 @@ def hangs():
     time.sleep(60)
 
 
-def work(rank: int, local_rank: int, who: int, what):
-    dist.all_reduce(torch.ones(1))
-    if rank == who:
-        what()
-    dist.all_reduce(torch.ones(1))
-
-
-@pytest.mark.parametrize("who", [0, 1])
-@pytest.mark.parametrize(
-    ("what", "sentence"),
-    [
-        (killed, r"^rank {who} on {here} was killed by SIGKILL"),
-        (stopped, r"^no sign of life from rank {who} on {here} for 0.8 s"),
-        (raises, r"^rank {who} on {here} failed: RuntimeError: logits are off \(test_watchdog.py:\d+\)$"),
-        (refuses, "^no such link$"),
-        (hangs, "^stuck: rank {who} on {here}, for 0.8 s not come to a collective"),
-    ],
-)
-def test_ranks_started_here(what, sentence, who):
-    with pytest.raises(UserError, match=sentence.format(who=who, here=HERE)):
-        launch._start(work, (who, what), 2, "cpu", "gloo", **FAST)
-
-
 def last():
     print("at the end", file=sys.stderr, flush=True)
     hangs()  # as when what it tells does not answer
 
 
-def joined(rank: int, port: int, who: int, what, errors) -> None:
-    """A rank that something else has started; rank 0 serves the store."""
-    sys.stderr = errors.open("w")
-    place = launch.Place(rank, rank, 2, "127.0.0.1", port, served=False)
-    try:
-        launch._run(place, work, (who, what), "cpu", "gloo", at_end=last, **FAST)
-    except UserError as error:
-        print(error, file=sys.stderr, flush=True)
-        os._exit(1)
+def falls(these: group.Group, who: int, what) -> None:
+    dist.all_reduce(torch.ones(1))
+    these.watch.at_end = last
+    if these.world_rank == who:
+        what()
+    dist.all_reduce(torch.ones(1))
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("what", "who", "sentence"),
     [
@@ -86,54 +61,92 @@ def joined(rank: int, port: int, who: int, what, errors) -> None:
         (killed, 1, "no sign of life from rank 1 on {here}"),
         (stopped, 0, "rank 0 on {here} has not answered for 0.8 s"),
         (stopped, 1, "no sign of life from rank 1 on {here}"),
-        (raises, 0, "rank 0 on {here} failed: RuntimeError: logits are off"),
-        (raises, 1, "rank 1 on {here} failed: RuntimeError: logits are off"),
+        (raises, 0, "rank 0 on {here} failed: RuntimeError: logits are off (test_watchdog.py:"),
+        (raises, 1, "rank 1 on {here} failed: RuntimeError: logits are off (test_watchdog.py:"),
+        (refuses, 0, "no such link"),
+        (refuses, 1, "no such link"),
+        (hangs, 0, "stuck: rank 0 on {here}, for 0.8 s not come to a collective"),
+        (hangs, 1, "stuck: rank 1 on {here}, for 0.8 s not come to a collective"),
     ],
 )
-def test_ranks_that_something_else_started(tmp_path, what, who, sentence):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    errors = [tmp_path / "0", tmp_path / "1"]
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=joined, args=(rank, port, who, what, errors[rank])) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    try:
-        ranks[1 - who].join(30)
-        assert ranks[1 - who].exitcode == 1
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.join()
-    said, at_end = errors[1 - who].read_text().splitlines()
-    assert sentence.format(here=HERE) in said
+def test_the_other_rank_says_who_fell(tmp_path, what, who, sentence):
+    ended = together(2, tmp_path, falls, who, what, limits=FAST, timing=True)
+    assert ended[1 - who] == 1
+    said, at_end = (tmp_path / f"{1 - who}.err").read_text().splitlines()[-2:]  # torch may say more
+    assert said.startswith(sentence.format(here=HERE))
     assert at_end == "at the end"
 
 
-def sleeps(rank: int, local_rank: int):
+LAUNCHED = """
+import sys
+who, what, folder, sys.argv = int(sys.argv[1]), sys.argv[2], sys.argv[3], ["ladder"]  # no model is needed
+import os, signal
+from functools import partial
+import torch
+import torch.distributed as dist
+from ladder.errors import tell
+from ladder.parallel import group
+
+group.Watchdog = partial(group.Watchdog, interval=0.05, patience=0.8)
+try:
+    with group.join("cpu", timing=True) as these:
+        these.watch.at_end = lambda: open(f"{folder}/{these.world_rank}", "w").close()
+        dist.all_reduce(torch.ones(1))
+        if these.world_rank == who:
+            if what == "raises":
+                raise RuntimeError("logits are off")
+            os.kill(os.getpid(), getattr(signal, what))
+        dist.all_reduce(torch.ones(1))
+except ValueError as error:
+    tell(str(error))
+    sys.exit(1)
+"""
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("what", "who", "sentence"),
+    [
+        ("SIGKILL", 1, r"^rank 1 on {here} was killed by SIGKILL"),
+        ("SIGSTOP", 0, r"^no sign of life from rank 0 on {here} for 0.8 s"),
+        ("raises", 0, r"^rank 0 on {here} failed: RuntimeError: logits are off \(<string>:\d+\)$"),
+    ],
+)
+def test_who_fell_of_ranks_launched_here(what, who, sentence, tmp_path, capfd):
+    """The launcher says it, and nobody else; one that it ends comes to its end in order."""
+    with pytest.raises(UserError, match=sentence.format(here=HERE)):
+        group.launch(2, [sys.executable, "-c", LAUNCHED, str(who), what, str(tmp_path)])
+    assert capfd.readouterr().err == ""
+    assert (tmp_path / str(1 - who)).exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def sleeps(these: group.Group) -> str:
     dist.all_reduce(torch.ones(1))
-    if rank == 0:
+    if these.first:
         time.sleep(3 * FAST["stuck"])  # as when it checks the unsharded model
-    launch.meet("checked")
+    these.meet()
     dist.all_reduce(torch.ones(1))
     return "done"
 
 
-def test_ranks_that_are_to_wait_may():
-    assert launch._start(sleeps, (), 2, "cpu", "gloo", **FAST) == "done"
-
-
-def pauses(rank: int, local_rank: int):
-    if rank == 1 and not os.fork():
+def pauses(these: group.Group) -> str:
+    if these.world_rank == 1 and not os.fork():
         time.sleep(FAST["patience"] / 2)
         os.kill(os.getppid(), signal.SIGCONT)
         os._exit(0)
-    if rank == 1:
+    if these.world_rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     dist.all_reduce(torch.ones(1))
     return "done"
 
 
-def test_a_short_stop_is_forgiven():
-    assert launch._start(pauses, (), 2, "cpu", "gloo", **FAST) == "done"
+@pytest.mark.ranks
+@pytest.mark.parametrize("work", [sleeps, pauses])
+def test_ranks_may_wait_for_each_other_and_stop_for_a_moment(work, tmp_path):
+    assert together(2, tmp_path, work, limits=FAST, timing=True) == ["done", "done"]
+
+
+def test_a_full_disk_on_a_rank_is_the_sentence_of_all_full_disks():
+    said = describe(OSError(errno.ENOSPC, "No space left on device", "link.json"), "rank 1 on here")
+    assert said.startswith("rank 1 on here: link.json: the disk is full")

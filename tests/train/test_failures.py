@@ -14,12 +14,12 @@ from fleet import together
 from toy import Stream, Tracking, losses, model, options, run
 
 from ladder.errors import UserError, sentence
+from ladder.parallel.group import Group
 from ladder.train import layout, memory, state
 from ladder.train.batches import PackedTokens
-from ladder.train.ranks import Ranks
 from ladder.train.state import Checkpoints, State
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+ALONE = Group(0, 1, torch.device("cpu"))
 SHARED = {1: {}, 2: {"shard": 2}}
 
 
@@ -214,3 +214,14 @@ def test_sigterm_waits_for_the_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         run(tmp_path, Tracking({2: send(signal.SIGTERM)}), checkpoint_every=100)
     assert [path.name for path in tmp_path.glob("step-*")] in (["step-00000002"], ["step-00000003"])
+
+
+def told_to_terminate(these, folder) -> None:
+    falls(these, folder, 1, send(signal.SIGTERM))
+
+
+@pytest.mark.ranks
+def test_sigterm_to_one_rank_ends_all_with_a_checkpoint(tmp_path):
+    assert together(2, tmp_path / "first", told_to_terminate, tmp_path) == [143, 143]
+    assert re.search("stopped after step [56]", (tmp_path / "first/0.err").read_text())
+    assert max(path.name for path in tmp_path.glob("step-*")) in ("step-00000005", "step-00000006")

@@ -10,12 +10,12 @@ import torch
 from toy import VOCAB, Stream, Tracking, killed, losses, model, options, run
 
 from ladder.errors import UserError
+from ladder.parallel.group import Group
 from ladder.train.batches import Batch, Dataset, Mixture, PackedTokens
 from ladder.train.loop import validate
 from ladder.train.losses import token_losses
-from ladder.train.ranks import Ranks
 
-CPU = Ranks(0, 1, torch.device("cpu"))
+CPU = Group(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy import VOCAB, options
 from toy import model as toy_model
 
-from ladder.train import layout, ranks
+from ladder.parallel.group import Group
+from ladder.train import layout
 from ladder.train.batches import IGNORE, Batch
 from ladder.train.layout import whole
 from ladder.train.losses import LOGITS, divergence, measure, token_losses, tokens
@@ -151,6 +152,6 @@ def sharded(rank_and_size, bf16: bool = False) -> list:
 def test_over_two_ranks_that_share_the_weights(tmp_path):
     first, second = together(2, tmp_path, sharded, True)
     assert first == second
-    alone = sharded(ranks.Ranks(0, 1, torch.device("cpu")))
+    alone = sharded(Group(0, 1, torch.device("cpu")))
     for case, got, wanted in zip(SHARDED, first, alone, strict=True):
         assert got == pytest.approx(wanted, rel=0.05 if case[2] == "bf16" else 1e-5), case

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from ladder.errors import UserError
+from ladder.options import of
 from ladder.train import options as module
 from ladder.train.options import Options
 
@@ -30,17 +31,19 @@ def test_per_rank():
 @pytest.mark.parametrize(
     ("changes", "ranks", "words"),
     [
-        ({"batch": 8, "micro_batch": 3}, 1, "--batch 8 is not a multiple of 3 .*--micro-batch 3 x 1 rank"),
+        ({"batch": 8, "micro_batch": 3}, 1, "--batch 8 is not a multiple of 3 .*micro-batch 3 x 1 rank"),
         ({"batch": 2}, 4, "--batch 2 is not a multiple of 4 .*x 4 ranks"),
         ({"shard": 2}, 1, "--shard 2 does not divide the 1 rank "),
         ({"tp_ranks": 3}, 4, "--tp-ranks 3 does not divide the 4 ranks of this job"),
-        ({"tp_ranks": 2, "shard": 4}, 4, "--shard 4 does not divide the 4 ranks of this job / --tp-ranks 2"),
+        ({"tp_ranks": 2, "shard": 4}, 4, "--shard 4 does not divide the 4 ranks of this job / tp-ranks 2"),
         ({"steps": 0}, 1, "--steps 0 must be at least 1"),
         ({"micro_batch": 0}, 1, "--micro-batch 0 must be at least 1"),
-        ({"warmup": 121}, 1, "--warmup 121 must be at least 0 and at most 120"),
+        ({"warmup": 121}, 1, "--warmup 121 is more than the 120 steps"),
+        ({"warmup": -1}, 1, "--warmup -1 must be at least 0"),
         ({"lr": math.nan}, 1, "--lr nan must be above 0"),
         ({"clip": -1.0}, 1, "--clip -1.0 must be at least 0"),
-        ({"betas": (0.9, 1.0)}, 1, "--betas 0.9 1.0 must be at least 0 and below 1"),
+        ({"betas": (0.9, 1.0)}, 1, "--betas 0.9 1.0 must be below 1"),
+        ({"betas": (-0.1, 0.5)}, 1, "--betas -0.1 0.5 must be at least 0"),
         ({"precision": "fp16"}, 1, "unknown precision 'fp16'"),
     ],
 )
@@ -52,10 +55,10 @@ def test_what_cannot_work_is_refused(changes, ranks, words):
 def test_flags():
     parser = argparse.ArgumentParser()
     module.add_arguments(parser, lr=5e-4)
-    default = module.of(parser.parse_args(["--work", "w", "--out", "o"]))
+    default = of(Options, parser.parse_args(["--work", "w", "--out", "o"]))
     assert default == Options(lr=5e-4)
     words = "--work w --out o --micro-batch 2 --betas 0.8 0.99 --compile --precision bf16 --warmup 3 --device cpu"
-    assert module.of(parser.parse_args(words.split())) == Options(
+    assert of(Options, parser.parse_args(words.split())) == Options(
         lr=5e-4, micro_batch=2, betas=(0.8, 0.99), compile=True, precision="bf16", warmup=3, device="cpu"
     )
     parser.format_help()

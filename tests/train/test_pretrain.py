@@ -15,8 +15,9 @@ import torch
 
 from ladder import cli, reading, records
 from ladder.model import load
+from ladder.parallel import group
 from ladder.tracking import Run
-from ladder.train import ranks, run
+from ladder.train import run
 from ladder.wiring import table
 
 SMALL = "--size tiny --sequence 16 --batch 2 --warmup 2 --validation-windows 4 --device cpu"
@@ -122,7 +123,8 @@ def test_ended_by_the_watchdog_its_run_is_a_failed_one(data, tmp_path, monkeypat
         watch.at_end()
         raise SystemExit
 
-    monkeypatch.setattr(ranks, "start", lambda _: nullcontext(ranks.Ranks(0, 1, torch.device("cpu"), watch=watch)))
+    alone = nullcontext(group.Group(0, 1, torch.device("cpu"), watch=watch))
+    monkeypatch.setattr(group, "join", lambda *_, **__: alone)
     monkeypatch.setattr(run, "distribute", ended)
     monkeypatch.setattr(Run, "finish", lambda _, status="FINISHED": statuses.append(status))
     with pytest.raises(SystemExit):

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from ladder.model import LadderConfig, LadderForCausalLM
-from ladder.train import layout, ranks
+from ladder.parallel.group import join
+from ladder.train import layout
 from ladder.train.batches import PackedTokens
 from ladder.train.loop import train
 from ladder.train.methods import SFT
@@ -61,7 +62,7 @@ def run(work, tracking=None, net=None, data=None, these=None, objective=SFT, **c
     net = net or model()
     data = data or PackedTokens(Stream(700, 1), chosen.sequence)
     held_out = PackedTokens(Stream(200, 2), chosen.sequence)
-    with contextlib.nullcontext(these) if these else ranks.start(chosen) as these:
+    with contextlib.nullcontext(these) if these else join("cpu", always=chosen.sharded) as these:
         checkpoints = Checkpoints(work, these, chosen.keep, chosen.numeric())
         state = checkpoints.latest()
         net = layout.distribute(net, these, chosen)

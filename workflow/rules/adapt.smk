@@ -39,7 +39,7 @@ rule adapt:
     params:
         run=RUN,
         launch=of("adapt", "launch"),
-        flags=of("adapt", "flags"),
+        flags=of("adapt", "flags"),  # ... of Recipe (train/methods.py), then of train/options.py
         chat=subpath(input.chat, parent=True),
         work=f"{R}/work/adapt-{{name}}",
     shell:

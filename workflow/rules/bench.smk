@@ -18,7 +18,7 @@ rule bench:
     params:
         run=RUN,
         launch=of("bench", "launch"),
-        flags=of("bench", "flags"),
+        flags=of("bench", "flags"),  # what the profile sets of ladder/bench/options.py
         records=of("bench", "records"),
         row=of("bench", "row"),
         out=subpath(output.digests, strip_suffix=".sha256"),

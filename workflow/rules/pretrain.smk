@@ -20,7 +20,7 @@ rule pretrain:
         launch=of("pretrain", "launch"),
         model=of("pretrain", "model"),
         row=of("pretrain", "row"),
-        flags=of("pretrain", "flags"),
+        flags=of("pretrain", "flags"),  # what the profile sets of ladder/train/options.py
         tokens=subpath(input.tokens, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         work=f"{R}/work/pretrain-{{name}}",

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import torch
 
-from ladder.train import ranks
-from ladder.train.options import Options
+from ladder.errors import UserError, tell
+from ladder.parallel import group
 
 PATIENCE = {"interval": 0.05, "patience": 2.0, "stuck": 2.0}  # seconds until a silent rank counts as dead
 
 
-def together(size: int, folder: Path, work, *arguments) -> list:
+def together(size: int, folder: Path, work, *arguments, limits: dict = PATIENCE, **how) -> list:
     """``work(these, *arguments)`` on ``size`` ranks over gloo: what each returned, or how it came to its end (int).
 
     None of a rank that hangs while another has come to its end. Their standard error is in ``folder``, a file a rank.
+    limits: of the watchdog. how: of :func:`ladder.parallel.group.join`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
@@ -30,7 +31,7 @@ def together(size: int, folder: Path, work, *arguments) -> list:
     started, found = [], [None] * size
     for rank in range(size):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=main, args=(rank, size, port, folder, sender, work, arguments))
+        process = context.Process(target=main, args=(rank, size, port, folder, sender, work, arguments, limits, how))
         process.start()
         sender.close()
         started.append((process, receiver))
@@ -42,20 +43,24 @@ def together(size: int, folder: Path, work, *arguments) -> list:
                 found[rank] = receiver.recv()
             except EOFError:
                 started[rank][0].join()
-                found[rank], limit = started[rank][0].exitcode, PATIENCE["patience"] + 1
+                found[rank], limit = started[rank][0].exitcode, limits["patience"] + 1
     for process, _ in started:
         process.kill()
         process.join()
     return found
 
 
-def main(rank: int, size: int, port: int, folder: Path, sender, work, arguments) -> None:
+def main(rank: int, size: int, port: int, folder: Path, sender, work, arguments, limits, how) -> None:
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {key: str(value) for key, value in names.items()}
     errors = (folder / f"{rank}.err").open("w")
     os.dup2(errors.fileno(), sys.stderr.fileno())
     torch.set_num_threads(1)
-    ranks.watched = partial(ranks.watched, **PATIENCE)
-    with ranks.start(Options(device="cpu")) as these:
-        result = work(these, *arguments)
+    group.Watchdog = partial(group.Watchdog, **limits)
+    try:
+        with group.join("cpu", **how) as these:
+            result = work(these, *arguments)
+    except UserError as error:
+        tell(str(error))
+        sys.exit(1)
     sender.send(result)
