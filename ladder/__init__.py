@@ -9,7 +9,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 _HOME = {
-    "load": "ladder.model.checkpoint",
+    "load": "ladder.parallel.shard",
     "parallelize": "ladder.parallel.shard",
     "rewire": "ladder.model.rewire",
     "LadderConfig": "ladder.model.modeling",

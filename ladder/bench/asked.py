@@ -10,9 +10,9 @@ from ladder.errors import UserError
 from ladder.links import link
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
+from ladder.model.slicing import check_degree
 from ladder.parallel.environment import environment
 from ladder.parallel.group import check_gpus
-from ladder.parallel.slicing import check_degree
 from ladder.wiring import Wiring, table
 
 

@@ -13,8 +13,8 @@ import torch
 from ladder.cost import GIB, Part, eager_prefill, part
 from ladder.errors import UserError
 from ladder.memory import available
+from ladder.model import slicing
 from ladder.model.modeling import LadderConfig
-from ladder.parallel import slicing
 from ladder.residual import Table
 
 

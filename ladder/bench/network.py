@@ -47,9 +47,9 @@ def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
     from ladder.errors import LAUNCHED, UserError
     from ladder.model.modeling import LadderConfig
     from ladder.model.sizes import size
+    from ladder.model.slicing import check_degree
     from ladder.parallel.environment import environment
     from ladder.parallel.group import join
-    from ladder.parallel.slicing import check_degree
 
     options.check(Options, args)
     shape = size(args.size)

@@ -8,8 +8,9 @@ import torch
 from ladder.bench.plain import Decoder, logits, random_weight
 from ladder.inference.engine import Engine
 from ladder.inference.fused import Fused
-from ladder.model.modeling import LadderConfig, LadderForCausalLM, build
+from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.parallel.communicators import ThreadedRanks
+from ladder.parallel.shard import build
 from ladder.residual import Table
 from ladder.wiring import Wiring, table
 

@@ -14,9 +14,9 @@ from ladder.bench.rows import compare, throughput, what
 from ladder.bench.timing import Timer
 from ladder.inference.engine import Engine
 from ladder.inference.fused import Fused
-from ladder.model.modeling import build
 from ladder.parallel.communicators import ProcessGroup
 from ladder.parallel.group import Group
+from ladder.parallel.shard import build
 from ladder.parallel.symmetric import WAYS, SymmetricMemory
 
 # name: (torch's backend of the process group, communicator of a group)

@@ -93,8 +93,8 @@ def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
 def degrees(args: argparse.Namespace) -> list[int]:
     """How many ranks to launch. The rest they check themselves: what it takes to load a model is loaded there."""
     from ladder.model.sizes import size
+    from ladder.model.slicing import check_degree
     from ladder.parallel.group import check_gpus
-    from ladder.parallel.slicing import check_degree
 
     for name, tp in itertools.product(args.size, args.tp):
         check_degree(SimpleNamespace(**size(name).config()), tp, replicate_kv=True)

@@ -59,25 +59,19 @@ def without_code(folder: Path) -> list[str]:
     return [file.name]
 
 
-def load(folder: str | Path, dtype: str = "auto", mesh=None, **choices: bool):
+def load(folder: str | Path, dtype: str = "auto"):
     """(model, tokenizer) of a checkpoint, verified. Raises UserError if it is damaged or of a family that is not known.
 
     A Llama is a :class:`LadderForCausalLM` for every wiring, ``standard`` included; a model of another family is of the
-    family's own class, rewired (:func:`ladder.rewire`). The tokenizer is None where the directory has none. With a 1-D
-    ``mesh`` of ranks it is this rank's shard of a Llama, as :func:`ladder.parallelize` makes it with the same
-    ``choices``, and only its slices are read: then names and shapes are checked, digests are not.
+    family's own class, rewired (:func:`ladder.rewire`). The tokenizer is None where the directory has none.
     """
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # of reading the weights: it is one line in every log
-    if mesh is None:
-        verify(folder)
+    verify(folder)
     checkpoint = Checkpoint.open(folder)
     config, tokenizer = checkpoint.model_config(), checkpoint.tokenizer()
     dtype = checkpoint.dtype if dtype == "auto" else dtype
-    if mesh is not None:
-        checkpoint.llama_only("mesh=")
-        return _shard(checkpoint, config, dtype, mesh, choices), tokenizer
     with explained(f"{folder}: cannot load the checkpoint"):
         model, loading = _class(checkpoint).from_pretrained(
             folder,
@@ -105,17 +99,6 @@ def _class(checkpoint: Checkpoint):
     return LadderForCausalLM
 
 
-def _shard(checkpoint: Checkpoint, config, dtype: str, mesh, choices: dict[str, bool]):
-    import torch
-
-    from ladder.model.modeling import build
-    from ladder.parallel.shard import connect
-
-    weight = _reader(checkpoint, getattr(torch, dtype))
-    model = build(config, mesh.get_local_rank(), mesh.size(), weight, copy=False, **choices)
-    return connect(model.to(mesh.device_type), mesh, choices.get("split_vocabulary", False))
-
-
 def slices(folder: str | Path, dtype=None) -> Callable:
     """``weight(name, parameter)``: the tensor called so, of which only what is indexed is read from its file.
 
@@ -125,10 +108,10 @@ def slices(folder: str | Path, dtype=None) -> Callable:
     """
     checkpoint = Checkpoint.open(folder)
     checkpoint.llama_only("a rank's slices of it")
-    return _reader(checkpoint, dtype)
+    return reader(checkpoint, dtype)
 
 
-def _reader(checkpoint: Checkpoint, dtype) -> Callable:
+def reader(checkpoint: Checkpoint, dtype) -> Callable:
     from safetensors import safe_open
 
     found, tied = checkpoint.tensors, checkpoint.config["tie_word_embeddings"]

@@ -36,9 +36,8 @@ AUTO = {"AutoConfig": "LadderConfig", "AutoModel": "LadderModel", "AutoModelForC
 # Where the modelling file comes from. Of two definitions of a name the first counts.
 SOURCES = (
     "residual.py",
-    "parallel/communicators.py",
-    "parallel/slicing.py",
-    "parallel/virtual.py",
+    "model/slicing.py",
+    "model/virtual.py",
     "model/published.py",
     "model/modeling.py",
 )

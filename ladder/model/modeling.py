@@ -3,7 +3,7 @@
 Attention, MLP, norms, rotary embedding, caches, masks, loss and generation are transformers' own; weights have the
 names and the layout of Llama. Only the loop over the layers is ours, and it does not know that it may be parallel: it
 calls ``self.all_reduce``, which :func:`ladder.parallelize` replaces. A wiring that depends on the number of ranks T
-runs T virtual ones in this process (ladder.parallel.virtual) until then.
+runs T virtual ones in this process (ladder.model.virtual) until then.
 
 Shapes: B batch, S new tokens, T virtual ranks, D hidden size, V vocabulary.
 """
@@ -26,11 +26,9 @@ from transformers.models.llama.modeling_llama import (
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ladder.parallel import virtual
-from ladder.parallel.communicators import Solo
-from ladder.parallel.shard import shard
-from ladder.parallel.slicing import check_degree
-from ladder.residual import Module, Table, run
+from ladder.model import virtual
+from ladder.model.slicing import check_degree
+from ladder.residual import Landed, Module, Table, run
 from ladder.wiring import Wiring
 
 
@@ -65,7 +63,7 @@ class LadderModel(LlamaModel):
     def __init__(self, config: LadderConfig):
         super().__init__(config)
         self.rows = config.rows()
-        self.run, self.all_reduce = run, Solo().all_reduce
+        self.run, self.all_reduce = run, Landed
         self.first_attention_norm = None
         if self.rows.signal:
             self.first_attention_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -88,7 +86,7 @@ class LadderModel(LlamaModel):
     def set_virtual_ranks(self, size: int) -> None:
         """Compute ``size`` ranks in this process, on the same parameters; 1: none."""
         self.virtual_ranks = size
-        self.all_reduce = virtual.all_reduce if size > 1 else Solo().all_reduce
+        self.all_reduce = virtual.all_reduce if size > 1 else Landed
         virtual.replace(self, size)
 
     @merge_with_config_defaults
@@ -183,21 +181,6 @@ class LadderForCausalLM(LlamaForCausalLM):
         if score is None:
             return super().forward(*args, **kwargs)
         return score(self.model(*args, **kwargs).last_hidden_state, self.lm_head)
-
-
-def build(config: LadderConfig, rank: int, size: int, weight, copy: bool = True, **choices: bool) -> LadderForCausalLM:
-    """Rank ``rank``'s shard of ``size``, in evaluation mode, of a model that never exists as a whole.
-
-    weight, copy and choices as for :func:`ladder.parallel.shard.shard`.
-    """
-    with torch.device("meta"):
-        model = LadderForCausalLM(config)
-    shard(model, rank, size, weight, copy, **choices)
-    norm = model.model.norm.weight
-    rotary = type(model.model.rotary_emb)(config)  # its buffers are computed, not loaded
-    model.model.rotary_emb = rotary.to(norm.device)
-    config.dtype = norm.dtype
-    return model.eval()
 
 
 AutoConfig.register("ladder", LadderConfig, exist_ok=True)

@@ -118,7 +118,7 @@ class Checkpoint:
         if self.family:
             self.family.fit(wiring, table)
         elif tp is not None:
-            from ladder.parallel.slicing import check_degree
+            from ladder.model.slicing import check_degree
 
             check_degree(SimpleNamespace(**self.config), tp, table.ends_apart)
 

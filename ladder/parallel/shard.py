@@ -1,17 +1,36 @@
 """Tensor parallelism applied from outside: slice the weights by the plan, inject a communicator."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from ladder.errors import UserError
-from ladder.parallel import slicing
+from ladder.model import checkpoint, slicing
+from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.opened import Checkpoint
+from ladder.model.slicing import check_degree
 from ladder.parallel.backward import Backward
 from ladder.parallel.communicators import ProcessGroup
-from ladder.parallel.slicing import check_degree
 from ladder.parallel.vocabulary import Embedding, Head, summed
+
+
+def load(folder: str | Path, dtype: str = "auto", mesh: DeviceMesh | None = None, **choices: bool):
+    """(model, tokenizer) of a checkpoint, as :func:`ladder.model.checkpoint.load` gives them.
+
+    With a 1-D ``mesh`` of ranks the model is this rank's shard of a Llama, as :func:`parallelize` makes it with the
+    same ``choices``, and only its slices are read: names and shapes are checked then, digests are not.
+    """
+    if mesh is None:
+        return checkpoint.load(folder, dtype)
+    opened = Checkpoint.open(folder)
+    opened.llama_only("mesh=")
+    weight = checkpoint.reader(opened, getattr(torch, opened.dtype if dtype == "auto" else dtype))
+    rank, size = mesh.get_local_rank(), mesh.size()
+    model = build(opened.model_config(), rank, size, weight, copy=False, **choices).to(mesh.device_type)
+    return connect(model, mesh, choices.get("split_vocabulary", False)), opened.tokenizer()
 
 
 def parallelize(
@@ -36,8 +55,6 @@ def parallelize(
 
 def _of_llama(model: PreTrainedModel) -> PreTrainedModel:
     """``model``, or our model on the parameters of a plain Llama. Raises UserError for one of another kind."""
-    from ladder.model.modeling import LadderConfig, LadderForCausalLM
-
     if model.config.model_type == LadderConfig.model_type:  # ours, or an exported file's
         return model
     if type(model) is not LlamaForCausalLM:
@@ -120,3 +137,18 @@ def connect(model: PreTrainedModel, mesh: DeviceMesh, split_vocabulary: bool = F
     if apart:  # each rank's norm saw its own stream only
         inner.norm.weight.register_hook(lambda gradient: summed(gradient, group))
     return model
+
+
+def build(config: LadderConfig, rank: int, size: int, weight, copy: bool = True, **choices: bool) -> LadderForCausalLM:
+    """Rank ``rank``'s shard of ``size``, in evaluation mode, of a model that never exists as a whole.
+
+    weight, copy and choices as for :func:`shard`.
+    """
+    with torch.device("meta"):
+        model = LadderForCausalLM(config)
+    shard(model, rank, size, weight, copy, **choices)
+    norm = model.model.norm.weight
+    rotary = type(model.model.rotary_emb)(config)  # its buffers are computed, not loaded
+    model.model.rotary_emb = rotary.to(norm.device)
+    config.dtype = norm.dtype
+    return model.eval()

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from ladder.errors import UserError
-from ladder.parallel import slicing
+from ladder.model import slicing
 from ladder.parallel.group import Group
 from ladder.parallel.shard import check_tied, parallelize
 from ladder.train.options import Options

@@ -55,8 +55,8 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from ladder.model import LadderConfig, LadderForCausalLM
+    from ladder.model.slicing import check_degree
     from ladder.parallel.group import join
-    from ladder.parallel.slicing import check_degree
     from ladder.train import layout
     from ladder.train.run import carry_out
 

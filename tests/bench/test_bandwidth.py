@@ -6,7 +6,8 @@ import torch
 from ladder.bench import bandwidth
 from ladder.bench.bandwidth import copy_bandwidth, step_bytes
 from ladder.bench.plain import random_weight
-from ladder.model.modeling import LadderConfig, build
+from ladder.model.modeling import LadderConfig
+from ladder.parallel.shard import build
 
 SHAPE = {
     "num_hidden_layers": 2,

@@ -13,9 +13,10 @@ from ladder.bench.memory import check_fits, in_flight, need
 from ladder.bench.plain import Decoder, random_weight
 from ladder.cost import GIB
 from ladder.errors import UserError
-from ladder.model.modeling import LadderConfig, LadderForCausalLM, build
+from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.sizes import SIZES
 from ladder.parallel.communicators import Solo
+from ladder.parallel.shard import build
 from ladder.wiring import table
 
 SHAPE = {

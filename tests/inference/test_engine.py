@@ -11,8 +11,9 @@ from ladder.bench.point import Point, check_logits, check_order, check_path, ord
 from ladder.inference.engine import Engine
 from ladder.inference.fused import DECODE, Fused
 from ladder.inference.stream import Stream
-from ladder.model.modeling import LadderConfig, build
+from ladder.model.modeling import LadderConfig
 from ladder.parallel.communicators import Solo
+from ladder.parallel.shard import build
 from ladder.wiring import PATTERNS, table
 
 WIRINGS = [*PATTERNS, "ladder-2", "ladder@1-2", "dtp-2", "desync-4x", "fal@2-3", "partial@1-2"]

@@ -7,9 +7,9 @@ from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.model.checkpoint import load, save, slices, verify
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.slicing import part
 from ladder.model.weights import tensors
 from ladder.parallel.shard import shard
-from ladder.parallel.slicing import part
 from ladder.reading import read_json
 
 IDS = torch.arange(12)[None]

@@ -210,7 +210,7 @@ def test_no_shards_of_other_families(converted):
     with pytest.raises(UserError, match="Qwen3ForCausalLM"):
         ladder.parallelize(model, Mesh())
     with pytest.raises(UserError, match="not yet for qwen3"):
-        load(converted("qwen3"), mesh=Mesh())
+        ladder.load(converted("qwen3"), mesh=Mesh())
     with pytest.raises(UserError, match="not yet for qwen3"):
         slices(converted("qwen3"))
     with pytest.raises(UserError, match="rewired LlamaForCausalLM"):

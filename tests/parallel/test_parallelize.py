@@ -14,7 +14,7 @@ import ladder
 from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.sizes import size
-from ladder.parallel.slicing import part
+from ladder.model.slicing import part
 from ladder.residual import Row, Table
 from ladder.wiring import Wiring
 

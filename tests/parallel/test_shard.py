@@ -6,11 +6,11 @@ import torch
 from ladder.bench.plain import Decoder, logits, random_weight
 from ladder.bench.point import Point, check_logits, difference
 from ladder.errors import UserError
-from ladder.model.modeling import LadderConfig, build
+from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
+from ladder.model.slicing import check_degree, part
 from ladder.parallel.communicators import ThreadedRanks
-from ladder.parallel.shard import check_tied
-from ladder.parallel.slicing import check_degree, part
+from ladder.parallel.shard import build, check_tied
 from ladder.wiring import Wiring, table
 
 SHAPE = size("tiny").config(num_hidden_layers=4, vocab_size=64, attention_bias=True)

@@ -9,8 +9,8 @@ Shapes: B batch, S tokens, T ranks, D hidden size.
 import torch
 from torch import nn
 
-from ladder.parallel.communicators import Landed
-from ladder.parallel.slicing import style
+from ladder.model.slicing import style
+from ladder.residual import Landed
 
 ELSEWHERE = (
     "this model computes all ranks of its wiring in one process (tensor_parallel_size in config.json), and no other "
