@@ -120,10 +120,11 @@ def take(source: str, out: Path, template: str | None) -> int:
     return len(tokenizer)
 
 
-def load_auto(source: str | Path, where: str | None = None):
+def load_auto(source: str | Path, where: str | None = None, config=None):
     """transformers' tokenizer of a directory, or of a name on the hub. Code that comes with one is never run.
 
-    Raises UserError beginning with ``where`` for one that cannot be used.
+    config: of the model, where transformers does not know the one in ``source``. Raises UserError beginning with
+    ``where`` for one that cannot be used.
     """
     from transformers import AutoTokenizer
 
@@ -131,7 +132,7 @@ def load_auto(source: str | Path, where: str | None = None):
     if directory.is_dir():
         core(directory)
     with explained(where or f"{source}: its tokenizer cannot be used"):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False)
 
 
 def load(directory: str | Path):

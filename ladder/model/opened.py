@@ -141,7 +141,7 @@ class Checkpoint:
 
         if not any(name.startswith(("tokenizer", "vocab", "spiece")) for name in carried(self.folder)):
             return None
-        return load_auto(self.folder)
+        return load_auto(self.folder, config=self.family.config if self.family else None)
 
     def needed_tokenizer(self, eos: bool = False, template: bool = False):
         """The tokenizer. Raises UserError if there is none, if it has tokens that the model has not, and, where they

@@ -9,6 +9,7 @@ into modules is a row of FORMS, recognised from the layer's submodules, and prov
 ``standard`` it must give the untouched model's logits to the last bit.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from ladder.reading import read_json
 from ladder.residual import Landed, Module, ResidualStream, Row, Table
 from ladder.wiring import Wiring
 
-PROBE = 5  # tokens
+PROBE = (2, 5)  # rows, tokens
 
 
 class Part(NamedTuple):
@@ -157,6 +158,7 @@ def _same(x):
 def _compute(module: nn.Module, scale: float | None, arguments: dict, normed: torch.Tensor) -> torch.Tensor:
     output = module(normed, **arguments)
     output = output[0] if isinstance(output, tuple) else output
+    output = output.view_as(normed)  # Llama 4's experts give [B S, D]
     return output if scale is None else output * scale
 
 
@@ -181,13 +183,13 @@ def rewire(model: nn.Module, wiring: str, all_reduce: Callable = Landed) -> nn.M
     return model
 
 
-def _save(model: nn.Module, wiring: str, folder: str, **words) -> None:
+def _save(model: nn.Module, wiring: str, save_directory: str, *args, **words) -> None:
     """transformers' ``save_pretrained``, and then the wiring: the family's own configuration would be read, without a
     word, as that of another function."""
     from ladder.model.families import rewired
 
-    type(model).save_pretrained(model, folder, **words)
-    file = Path(folder) / "config.json"
+    type(model).save_pretrained(model, save_directory, *args, **words)
+    file = Path(save_directory) / "config.json"
     write_json(file, rewired(read_json(file), wiring))
 
 
@@ -265,7 +267,8 @@ def _logits(model: nn.Module) -> torch.Tensor:
     try:
         device = next(model.parameters()).device
         vocabulary = model.get_input_embeddings().weight.shape[0]
-        return model(input_ids=(torch.arange(PROBE, device=device) % vocabulary)[None], use_cache=False).logits
+        ids = torch.arange(math.prod(PROBE), device=device).view(PROBE) % vocabulary
+        return model(input_ids=ids, use_cache=False).logits
     finally:
         model.train(training)
 

@@ -51,6 +51,8 @@ def _made(name: str, changes: dict) -> torch.nn.Module:
     if kinds := getattr(default, "layer_types", None):
         shape["layer_types"] = (list(dict.fromkeys(kinds)) * 3)[: shape["num_hidden_layers"]]
     config = type(default)(**shape)
+    if config.model_type != name:  # the text part of several models in one, or another family's checkpoints
+        raise ValueError(f"its decoder is of the family {config.model_type}")
     model_class = getattr(transformers, kind if isinstance(kind, str) else kind[0])
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in model_class(config).parameters())

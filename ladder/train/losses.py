@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.distributed.fsdp import FSDPModule
 
 from ladder.model.modeling import LadderForCausalLM
+from ladder.model.rewire import layers_of
 from ladder.train.batches import IGNORE
 
 LOGITS = 2**27  # of a piece, at most: half a gigabyte in fp32
@@ -83,20 +84,22 @@ def scored(model, score: Callable, **given):
     """What ``score(hidden, head)`` gives of the final normed hidden states, of a model of any family."""
     if isinstance(model, LadderForCausalLM):
         return model(**given, score=score)
-    output = model.base_model(**given)
-    return score(output.last_hidden_state, FamilyHead(model, output))
+    layers = layers_of(model)
+    name, decoder = next(child for child in model.named_children() if any(m is layers for m in child[1].modules()))
+    output = decoder(**given)
+    return score(output.last_hidden_state, FamilyHead(model, name, output))
 
 
 class FamilyHead:
     """What a family makes of final hidden states [B, S, D]: its own forward around a decoder that gives them, so that
-    logits are scaled and capped as the family does it. output: what its decoder gave."""
+    logits are scaled and capped as the family does it. output: what its decoder, the submodule ``name``, gave."""
 
-    def __init__(self, model, output):
-        self.model, self.output, head = model, output, model.get_output_embeddings()
+    def __init__(self, model, name: str, output):
+        self.model, self.name, self.output, head = model, name, output, model.get_output_embeddings()
         self.out_features, self.parameters = head.weight.shape[0], head.parameters
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        inside, name = self.model._modules, self.model.base_model_prefix
+        inside, name = self.model._modules, self.name
         decoder, inside[name] = inside[name], _Given(replace(self.output, last_hidden_state=hidden))
         try:
             return self.model(inputs_embeds=hidden, use_cache=False).logits

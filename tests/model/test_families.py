@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from changes import configured
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import ladder
@@ -227,3 +227,28 @@ def test_a_damaged_copy_is_refused(converted, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match="digest"):
         load(tmp_path / "copy")
+
+
+def test_half_precision_and_names_without_the_prefix(family, copied, tmp_path):
+    """As older checkpoints of GPT-2 are, whose tensors are called as in the model without its head."""
+    source, model = copied("gpt2"), tiny("gpt2").to(torch.bfloat16)
+    for file in source.glob("*.safetensors*"):
+        file.unlink()
+    tensors = {name.removeprefix("transformer."): p.clone() for name, p in model.named_parameters()}
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    configured(source, dtype="bfloat16")
+    assert main(["convert", str(source), str(tmp_path / "out"), "--wiring", "parallel"]) == 0
+    again, _ = load(tmp_path / "out")
+    assert again.dtype is torch.bfloat16
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, rewire(model, "parallel")(IDS).logits)
+
+
+@torch.no_grad()
+def test_a_head_of_its_own_stays_apart(copied, tmp_path):
+    source, model = copied("qwen3"), tiny("qwen3")
+    configured(source, tie_word_embeddings=True)
+    assert main(["convert", str(source), str(tmp_path / "out"), "--wiring", "ladder"]) == 0
+    again, _ = load(tmp_path / "out")
+    assert not again.config.tie_word_embeddings
+    assert torch.equal(again(IDS).logits, rewire(model, "ladder")(IDS).logits)

@@ -73,7 +73,18 @@ def test_what_other_families_cannot_yet(family, data, tmp_path, capsys, more, wo
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["gemma2", "granite", "qwen3", "phi3", "gpt2"])
+def test_a_family_whose_packed_conversations_see_each_other_is_not_adapted(data, tmp_path, capsys):
+    tiny("afmoe", vocab_size=300).save_pretrained(tmp_path / "original")
+    for file in (data / "tokenizer").iterdir():
+        (tmp_path / "original" / file.name).write_bytes(file.read_bytes())
+    line = f"adapt {tmp_path}/original --chat {data}/chat --work {tmp_path}/work --out {tmp_path}/model {SMALL}"
+    assert cli.main(f"{line} --record {tmp_path}/r.json".split()) == 1
+    error = capsys.readouterr().err
+    assert "see each other" in error
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "qwen3", "phi3", "gpt2", "llama4_text"])
 def test_losses_and_gradients_are_those_of_the_family_s_own_loss(name):
     model, again = (rewire(tiny(name), "ladder") for _ in range(2))
     ids = np.random.default_rng(0).integers(0, 64, (2, 9))
