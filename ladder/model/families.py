@@ -14,7 +14,7 @@ from ladder.errors import UserError, explained
 from ladder.model.sizes import MOST
 from ladder.model.weights import Tensor
 from ladder.reading import REQUIRED, take
-from ladder.residual import Table
+from ladder.wiring import Wiring
 
 PREFIX = "ladder_"  # of the model type under a wiring
 OURS = ("wiring", "tensor_parallel_size", "auto_map", "wiring_rows")  # keys of config.json that a plain model has not
@@ -134,13 +134,14 @@ class Family:
         patterns = self.skeleton._keys_to_ignore_on_load_unexpected or ()
         return name.endswith(".rotary_emb.inv_freq") or any(re.search(pattern, name) for pattern in patterns)
 
-    def fit(self, wiring: str, table: Table) -> None:
+    def fit(self, wiring: Wiring, layers: int) -> None:
         """Refuse a wiring that this model cannot have, and a family whose layers are not understood."""
-        if table.shares or table.signal:
-            kind = "a rank's own share" if table.shares else "a norm of the first attention"
-            raise UserError(f"{self.file}: wiring {wiring!r} needs {kind}: not yet for {self.name}, only for Llama")
+        apart = wiring.tied and not wiring.timing_only
+        if apart or wiring.of_model().table(layers).signal:
+            kind = "a rank's own share" if apart else "a norm of the first attention"
+            raise UserError(f"{self.file}: wiring '{wiring}' needs {kind}: not yet for {self.name}, only for Llama")
         _proved(self.name)
-        self.rewire(self.skeleton, wiring)
+        self.rewire(self.skeleton, str(wiring))
 
     def rewire(self, model, wiring: str) -> None:
         """Let ``model``, loaded or without weights, run by ``wiring``; ``standard`` is the model as it is."""

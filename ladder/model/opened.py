@@ -113,11 +113,11 @@ class Checkpoint:
 
     def fit(self, wiring: str, tp: int | None = None) -> None:
         """Refuse a wiring (at ``tp`` ranks, if it belongs to some) that this model cannot have."""
-        depth = self.config["num_hidden_layers"]
-        table = Wiring.parse(wiring, tp).of_model().table(depth)
+        chosen = Wiring.parse(wiring, tp)
         if self.family:
-            self.family.fit(wiring, table)
-        elif tp is not None:
+            return self.family.fit(chosen, self.config["num_hidden_layers"])
+        table = chosen.of_model().table(self.config["num_hidden_layers"])
+        if tp is not None:
             from ladder.model.slicing import check_degree
 
             check_degree(SimpleNamespace(**self.config), tp, table.ends_apart)

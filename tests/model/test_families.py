@@ -180,6 +180,8 @@ def copied(family, tmp_path):
         ("qwen3", {}, "ladder@3", "outside the model"),
         ("qwen3", {}, "ladder --tp 2", "drop --tp"),
         ("qwen3", {}, "spd --tp 2", "not yet for qwen3"),
+        ("qwen3", {}, "partial@1", "not yet for qwen3"),
+        ("qwen3", {}, "upper_bound", "timing only"),
         ("qwen3", {}, "fal", "not yet for qwen3"),
         ("gemma2", {}, "parallel", "config.json: cannot be rewired"),
         ("opt", {}, "ladder", "OPTDecoderLayer"),
