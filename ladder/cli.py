@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ladder import outputs
 from ladder.arguments import Parser
-from ladder.errors import known, sentence, tell
+from ladder.errors import sentence, tell, unknown_name
 
 # name: (module with add_arguments(parser) and main(args), one line of help). Imported only when called.
 COMMANDS = {
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             top.parse_args(argv[:1])
             if name not in COMMANDS:
-                raise known("command", name, COMMANDS)
+                raise unknown_name("command", name, COMMANDS)
             parser, run = command(name)
             args = parser.parse_args(argv[words:])
             outputs.check(parser, args)

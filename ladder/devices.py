@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 from ladder.reading import read_json, take
 
 
@@ -93,7 +93,7 @@ def device(name: str | Path) -> Device:
     if str(name) in DEVICES:
         return DEVICES[str(name)]
     if Path(name).suffix != ".json":
-        raise UserError(f"{known('hardware', str(name), DEVICES)}; a .json file that describes one is taken too")
+        raise UserError(f"{unknown_name('hardware', str(name), DEVICES)}; a .json file that describes one is taken too")
     return of_content(read_json(name), str(name))
 
 

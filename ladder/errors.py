@@ -20,7 +20,7 @@ class UserError(ValueError):
     """
 
 
-def known(what: str, name: object, names) -> UserError:
+def unknown_name(what: str, name: object, names) -> UserError:
     """The error for an unknown ``name``: lists the names that exist."""
     return UserError(f"unknown {what} {str(name)[:80]!r}; known: {', '.join(sorted(map(str, names)))}")
 

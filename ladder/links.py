@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 from ladder.reading import read_json, take, whole
 
 MOST_IN_FLIGHT = 64
@@ -243,7 +243,7 @@ def link(name: str | Path) -> Link:
         return LINKS[row]
     if Path(name).suffix != ".json":
         names = [*LINKS, *ALIASES]
-        raise UserError(f"{known('link', str(name), names)}; a .json file of `ladder bench link` is taken too")
+        raise UserError(f"{unknown_name('link', str(name), names)}; a .json file of `ladder bench link` is taken too")
     where = f"{name}: not a link of `ladder bench link`"
     fields = take(read_json(name), "link", dict, where)
     latency_us = take(fields, "latency_us", dict, where)

@@ -16,7 +16,7 @@ from dataclasses import MISSING, Field, field, fields
 from types import NoneType
 from typing import get_args, get_origin
 
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 
 # Bounds have JSON Schema's names. They are far above any use: what they allow can be listed, allocated or counted.
 BOUNDS = {
@@ -88,7 +88,7 @@ def check(declared: type, values) -> None:
         value, bounds = getattr(values, f.name, None), f.metadata["bounds"]
         for each in value if isinstance(value, list | tuple) else [] if value is None else [value]:
             if each not in bounds.get("enum", [each]):
-                raise known(f.name, each, bounds["enum"])
+                raise unknown_name(f.name, each, bounds["enum"])
             for bound, (words, holds) in BOUNDS.items():
                 if bound in bounds and not holds(each, bounds[bound]):
                     raise OptionError(f.name, f"{_words(value)} must be {words} {bounds[bound]}")

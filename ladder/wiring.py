@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 from ladder.residual import Row, Table
 
 
@@ -247,7 +247,7 @@ def _pattern(name: str) -> Pattern:
         if number and int(number[1]) >= least and (int(number[1]) - least) % step == 0:
             return build(int(number[1]))
     numbers = (f"{form} (k = {least}, {least + step}, ...)" for form, least, step, _ in FAMILIES)
-    raise known("wiring", name, [*PATTERNS, *numbers])
+    raise unknown_name("wiring", name, [*PATTERNS, *numbers])
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

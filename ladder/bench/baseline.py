@@ -3,14 +3,14 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
-from ladder.bench.point import Point
+from ladder.bench.point import BenchCase
 from ladder.model.modeling import LadderForCausalLM
 
 
 class Baseline:
     """prefill() and step() of LlamaForCausalLM on the weights of ``model``, one rank, standard wiring."""
 
-    def __init__(self, model: LadderForCausalLM, point: Point):
+    def __init__(self, model: LadderForCausalLM, point: BenchCase):
         settings = {k: v for k, v in model.config.to_dict().items() if k not in ("wiring", "tensor_parallel_size")}
         config = LlamaConfig(**settings | {"model_type": "llama", "architectures": None})
         with torch.device("meta"):

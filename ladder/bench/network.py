@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
-    from ladder.bench.point import Point
+    from ladder.bench.point import BenchCase
     from ladder.bench.slowpath import check_possible, slow_path
     from ladder.errors import LAUNCHED, UserError
     from ladder.model.modeling import LadderConfig
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
     check_possible()
     if environment() and LAUNCHED not in environment():
         raise UserError("`ladder bench network` starts its two ranks itself; run it without torchrun or srun")
-    point = Point(config, 2, args.batch, args.prompt, args.new_tokens, tuple(args.wirings), args.seed)
+    point = BenchCase(config, 2, args.batch, args.prompt, args.new_tokens, tuple(args.wirings), args.seed)
     for wiring in args.wirings:
         point.rows(wiring)  # refuses an unknown one
     if not environment():

@@ -24,7 +24,7 @@ CHECKED_LAYERS = 2  # on a GPU, so that the unsharded model of any size fits on 
 
 
 @dataclass(frozen=True)
-class Point:
+class BenchCase:
     """What to time: ``tp`` ranks, ``batch`` sequences of ``prompt`` tokens, ``new_tokens`` decode steps each.
 
     config: of the layers that run. compute: ways of :class:`Engine`, timed against each other.
@@ -71,7 +71,7 @@ class Point:
         rows = self.rows(wiring, layers)
         return Engine(fused, rows, self.ids(), self.prompt, all_reduce, compute, self.attention)
 
-    def checked(self) -> "Point":
+    def checked(self) -> "BenchCase":
         """The smaller point whose logits are compared: fp32, few tokens, and on a GPU few layers."""
         small = {"new_tokens": min(CHECKED_STEPS, self.new_tokens), "dtype": "fp32", "compute": ("eager",)}
         small |= {"batch": min(CHECKED_BATCH, self.batch), "prompt": min(CHECKED_PROMPT, self.prompt)}
@@ -90,7 +90,7 @@ class Point:
         return Table(rows[start : start + count])
 
 
-def unsharded(model: LadderForCausalLM, rows: Table, wiring: str, point: Point) -> Decoder:
+def unsharded(model: LadderForCausalLM, rows: Table, wiring: str, point: BenchCase) -> Decoder:
     """What ``tp`` ranks must give together: a whole model's generation, over virtual ranks if the wiring is tied."""
     model.model.set_virtual_ranks(point.tp if Wiring.parse(wiring).tied else 1)
     return Decoder(model, rows, point.ids(), point.prompt, model.model.all_reduce)
@@ -105,13 +105,13 @@ def difference(found: torch.Tensor, expected: torch.Tensor, rows: Table, rank: i
     return (apart.chunk(tp, -1)[rank] if rows.ends_apart else apart).max().item()
 
 
-def refuse(wiring: str, point: Point, value: float, limit: float, what: str) -> None:
+def refuse(wiring: str, point: BenchCase, value: float, limit: float, what: str) -> None:
     """No number is reported for a wrong model."""
     if not value < limit:
         raise RuntimeError(f"{wiring} at TP {point.tp}: {what} off by {value:.2e}; not timed")
 
 
-def check_logits(point: Point) -> dict[str, float]:
+def check_logits(point: BenchCase) -> dict[str, float]:
     """Largest difference in logits between ``tp`` ranks of the decode path and the unsharded plain model, per wiring.
 
     A wiring for timing only has no logits to compare. Raises RuntimeError if a wiring is off.
@@ -139,7 +139,7 @@ def check_logits(point: Point) -> dict[str, float]:
     return differences
 
 
-def check_path(point: Point, fused: Fused, all_reduce) -> dict[tuple[str, str], float]:
+def check_path(point: BenchCase, fused: Fused, all_reduce) -> dict[tuple[str, str], float]:
     """(wiring, compute) -> relative difference in logits between the timed path and the plain model on the same rank.
 
     On real ranks every rank must call this. Raises RuntimeError where rounding cannot be the reason.
@@ -159,7 +159,7 @@ def check_path(point: Point, fused: Fused, all_reduce) -> dict[tuple[str, str], 
     return differences
 
 
-def check_order(point: Point, engine: Callable[[str], Engine]) -> dict[str, int]:
+def check_order(point: BenchCase, engine: Callable[[str], Engine]) -> dict[str, int]:
     """Number of all-reduces of a decode step per wiring, launched and waited for in the table's order, or RuntimeError.
 
     engine: makes one of a wiring.

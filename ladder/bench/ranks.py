@@ -7,9 +7,9 @@ from itertools import chain
 import torch
 import torch.distributed as dist
 
-from ladder.bench.emulation import fixed_shapes, module_spans, span
 from ladder.bench.plain import logits, random_weight
-from ladder.bench.point import TOLERANCE, Point, check_order, check_path, difference, refuse, unsharded
+from ladder.bench.point import TOLERANCE, BenchCase, check_order, check_path, difference, refuse, unsharded
+from ladder.bench.rank0 import fixed_shapes, module_spans, span
 from ladder.bench.rows import compare, throughput, what
 from ladder.bench.timing import Timer
 from ladder.inference.engine import Engine
@@ -25,7 +25,9 @@ BACKENDS |= {how: ("nccl", partial(SymmetricMemory, how=how)) for how in WAYS}
 TRACED = 9  # decode steps, of which the median is the timeline
 
 
-def measure(group: Group, point: Point, prefills: int, backend: str, trace: bool = False) -> tuple[list[dict], dict]:
+def measure(
+    group: Group, point: BenchCase, prefills: int, backend: str, trace: bool = False
+) -> tuple[list[dict], dict]:
     """(tidy rows, extra) of ``point`` over the ranks of ``group``; only those of rank 0 have all that was checked.
 
     backend: one of ``BACKENDS``. trace: ``extra["timelines"]`` holds the spans of a decode step of each wiring on every
@@ -50,7 +52,7 @@ def measure(group: Group, point: Point, prefills: int, backend: str, trace: bool
     return rows + throughput(point, samples, shared), extra
 
 
-def make_engines(point: Point, fused: Fused, all_reduce) -> dict[tuple[str, str], Engine]:
+def make_engines(point: BenchCase, fused: Fused, all_reduce) -> dict[tuple[str, str], Engine]:
     """(wiring, compute) -> what is timed, ready to run."""
     engines = {(w, c): point.engine(fused, w, all_reduce, c) for w in point.wirings for c in point.compute}
     pool = torch.cuda.graph_pool_handle() if "graphs" in point.compute else None  # one for all: they run in turn
@@ -72,7 +74,7 @@ def slowest(seconds: float, device: str) -> float:
     return found.item()
 
 
-def checked_rows(point: Point, shared: dict, differences: dict, paths: dict, counts: dict) -> list[dict]:
+def checked_rows(point: BenchCase, shared: dict, differences: dict, paths: dict, counts: dict) -> list[dict]:
     """Rows of what was checked before the timing."""
     note = f"{point.checked().layers} layers in fp32"
     rows = [
@@ -89,7 +91,7 @@ def checked_rows(point: Point, shared: dict, differences: dict, paths: dict, cou
     ]
 
 
-def check_logits(group: Group, point: Point, all_reduce) -> dict[str, float]:
+def check_logits(group: Group, point: BenchCase, all_reduce) -> dict[str, float]:
     """Largest difference in logits between the ranks and the unsharded plain model, per wiring, on rank 0.
 
     A wiring for timing only has no logits to compare. Raises RuntimeError if a wiring is off.
@@ -113,7 +115,7 @@ def check_logits(group: Group, point: Point, all_reduce) -> dict[str, float]:
     return differences
 
 
-def timeline(point: Point, fused: Fused, wiring: str, all_reduce, rank: int) -> list[dict] | None:
+def timeline(point: BenchCase, fused: Fused, wiring: str, all_reduce, rank: int) -> list[dict] | None:
     """All ranks' spans in the median of some decode steps (as ``span``, with a key "rank"), on rank 0.
 
     An all-reduce's span is from its launch to the end of its wait. On a GPU times are the device's: when the compute

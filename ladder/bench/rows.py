@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from ladder.bench.point import Point
+from ladder.bench.point import BenchCase
 from ladder.bench.statistics import estimate, estimate_both, hidden, matters
 
 # Samples of a phase: (wiring, compute) -> seconds, one a round.
 Samples = dict[tuple[str, str], list[float]]
 
 
-def what(point: Point, **more) -> dict:
+def what(point: BenchCase, **more) -> dict:
     """The columns that all rows of a point share."""
     keys = ("tp", "batch", "prompt", "new_tokens", "dtype")
     return {key: getattr(point, key) for key in keys} | more
@@ -41,7 +41,7 @@ def compare(wall: Samples, virtual: Samples | None, what: dict) -> list[dict]:
     return rows
 
 
-def throughput(point: Point, samples: dict[str, Samples], what: dict) -> list[dict]:
+def throughput(point: BenchCase, samples: dict[str, Samples], what: dict) -> list[dict]:
     """Rows of batch x new tokens / (prefill + decode time), the paper's definition: of all ranks, of each, and over
     standard's."""
     prefill, decode, steps = samples["prefill"], samples["decode"], point.new_tokens

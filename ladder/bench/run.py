@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> dict[int, list[str]] | None:
     options.check(Options, args)
     if not args.emulate and not environment():
         return {tp: ["--tp", str(tp)] for tp in degrees(args)}
-    from ladder.bench.asked import check, fits
+    from ladder.bench.arguments import check, fits
 
     check(args)
     shapes = {field: getattr(args, field) for field in grid.Shape._fields}
@@ -140,10 +140,10 @@ def finished(path: Path, settings: dict, replace: bool) -> bool:
 
 def emulate(args: argparse.Namespace, todo: list, found: list) -> None:
     """Rank 0 of each point, with emulated links."""
-    from ladder.bench.asked import point
-    from ladder.bench.emulated import measure
-    from ladder.bench.emulation import ALONE, Rank0, Wire
+    from ladder.bench.arguments import point
+    from ladder.bench.emulated_record import measure
     from ladder.bench.grid import links
+    from ladder.bench.rank0 import ALONE, Rank0, Wire
     from ladder.links import link
     from ladder.model.sizes import size
     from ladder.reading import read_json
@@ -197,7 +197,7 @@ def profile(rank, wire, path: Path) -> None:
 
 def over_ranks(args: argparse.Namespace, todo: list) -> None:
     """Each point over real ranks, of which this process is one."""
-    from ladder.bench.asked import point
+    from ladder.bench.arguments import point
     from ladder.bench.ranks import BACKENDS, measure
     from ladder.parallel.environment import world_size
     from ladder.parallel.group import join

@@ -12,7 +12,7 @@ LANES = ("compute", "communication")
 
 
 def write_trace(path: str | Path, timelines: dict[str, list[dict]], meta: dict) -> None:
-    """Write ``timelines`` (wiring -> spans, as of ladder.bench.emulation) as a Chrome trace: one process per wiring and
+    """Write ``timelines`` (wiring -> spans, as of ladder.bench.rank0) as a Chrome trace: one process per wiring and
     rank, one thread per lane, and further ones for all-reduces that were under way at the same time.
 
     A span has lane, name, layer, start and end in seconds, and rank where there are several. meta: what the reader must

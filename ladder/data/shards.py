@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 from ladder.files import sha256
 from ladder.reading import read_json, take
 
@@ -47,7 +47,7 @@ class TokenShards:
         directory = Path(directory)
         manifest = read_manifest(directory)
         if split not in manifest["splits"]:
-            raise known(f"split of {directory}", split, manifest["splits"])
+            raise unknown_name(f"split of {directory}", split, manifest["splits"])
         self.vocab_size: int = manifest["vocab_size"]
         self.eos: int = manifest["eos"]
         dtype = np.dtype(manifest["dtype"]).newbyteorder("<")

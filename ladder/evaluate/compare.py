@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 from ladder.evaluate.metrics import is_ratio, standard_error, value
 
 DRAWS = 2000  # of the bootstrap; 95 % ends are good to about 0.1 standard errors
@@ -18,11 +18,11 @@ def aligned(records: list[dict], task: str, metric: str) -> np.ndarray:
     found = []
     for record in records:
         if task not in record.get("samples", {}):
-            raise known("task", task, record.get("samples", {}))
+            raise unknown_name("task", task, record.get("samples", {}))
         samples = {sample["doc"]: sample for sample in record["samples"][task]}
         have = {key for sample in samples.values() for key in sample} - {"doc"}
         if metric not in have:
-            raise known(f"metric of {task}", metric, have)
+            raise unknown_name(f"metric of {task}", metric, have)
         found.append({doc: sample[metric] for doc, sample in samples.items()})
     first = found[0]
     for other in found[1:]:

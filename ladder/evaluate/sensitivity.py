@@ -175,7 +175,7 @@ def _spread(args: argparse.Namespace, place: Path, tokens: int, read) -> np.ndar
     return np.stack([read(int(start), args.sequence + 1) for start in starts])
 
 
-class Point(NamedTuple):
+class ScanPoint(NamedTuple):
     """A rewired model's losses: ``loss`` [N] mean of each window, in nats; ``change`` [N] against the original's."""
 
     wiring: str
@@ -203,7 +203,9 @@ class Point(NamedTuple):
         return self.change.mean() <= max(FREE, 2 * self.stderr)
 
 
-def scan(model, degrees: dict[str, int | None], windows: np.ndarray, batch: int, each: bool = False) -> Iterator[Point]:
+def scan(
+    model, degrees: dict[str, int | None], windows: np.ndarray, batch: int, each: bool = False
+) -> Iterator[ScanPoint]:
     """Rewire ``model`` in place, point by point, and yield each; the original comes first, under every wiring's name.
 
     degrees: {wiring: tensor-parallel degree or None}; windows: token ids [N, S + 1].
@@ -214,13 +216,13 @@ def scan(model, degrees: dict[str, int | None], windows: np.ndarray, batch: int,
     set_wiring(model, "standard")
     original = losses(model, windows, batch)
     for wiring, tp in degrees.items():
-        yield Point(wiring, tp, 0, "", original, np.zeros_like(original))
+        yield ScanPoint(wiring, tp, 0, "", original, np.zeros_like(original))
         for first in reversed(range(layers)):
             last = first if each else layers - 1
             chosen = str(first) if first == last else f"{first}-{last}"
             set_wiring(model, f"{wiring}@{chosen}", tp)
             loss = losses(model, windows, batch)
-            yield Point(wiring, tp, last - first + 1, chosen, loss, loss - original)
+            yield ScanPoint(wiring, tp, last - first + 1, chosen, loss, loss - original)
 
 
 def losses(model, windows: np.ndarray, batch: int) -> np.ndarray:
@@ -238,19 +240,19 @@ def losses(model, windows: np.ndarray, batch: int) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
-def free_layers(points: list[Point]) -> int:
+def free_layers(points: list[ScanPoint]) -> int:
     """The most layers that one wiring's scan converted before the loss changed."""
     return sum(1 for _ in itertools.takewhile(lambda point: point.free, points)) - 1  # less the original
 
 
-def by_wiring(points: list[Point]) -> Iterator[tuple[Point, list[Point]]]:
+def by_wiring(points: list[ScanPoint]) -> Iterator[tuple[ScanPoint, list[ScanPoint]]]:
     """(the original, all points) of each wiring."""
     for _, group in itertools.groupby(points, lambda point: point.wiring):
         group = list(group)
         yield group[0], group
 
 
-def rows(points: list[Point], each: bool) -> Iterator[dict]:
+def rows(points: list[ScanPoint], each: bool) -> Iterator[dict]:
     """Tidy rows: perplexity and loss change of every point, and how many layers are free for each wiring."""
     for original, group in by_wiring(points):
         what = {"wiring": original.wiring, "tp": original.tp}
@@ -265,7 +267,7 @@ def rows(points: list[Point], each: bool) -> Iterator[dict]:
             yield what | {"metric": "free_layers", "value": free_layers(group), "unit": "layers"}
 
 
-def card_of(points: list[Point], each: bool) -> str:
+def card_of(points: list[ScanPoint], each: bool) -> str:
     """The scan for people."""
     lines = [f"{'wiring':<18} {'layers':>8} {'perplexity':>11} {'loss change':>12} {'± stderr':>9}"]
     for original, group in by_wiring(points):

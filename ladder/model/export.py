@@ -38,7 +38,7 @@ SOURCES = (
     "residual.py",
     "model/slicing.py",
     "model/virtual.py",
-    "model/published.py",
+    "model/exported.py",
     "model/modeling.py",
 )
 FAMILY_SOURCES = ("errors.py", "residual.py", "model/rewire.py")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ladder.cost import part
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 from ladder.reading import read_json, take
 
 # What no Llama comes near, so that a slip of the pen ends in a sentence and not in a table of that length.
@@ -91,7 +91,7 @@ def size(name: str) -> Size:
             raise UserError(f"size {name!r}: has more than {MOST_LAYERS} layers; give fewer")
         return replace(SIZES[shorter[1]], layers=layers)
     if name not in SIZES:
-        raise known("size", name, SIZES)
+        raise unknown_name("size", name, SIZES)
     return SIZES[name]
 
 

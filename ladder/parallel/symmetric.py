@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric_memory
 
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 
 DEVICE = "cuda"
 DTYPES = (torch.float32, torch.bfloat16)  # that torch's kernels have
@@ -38,7 +38,7 @@ class SymmetricMemory:
 
     def __init__(self, group: dist.ProcessGroup, how: str):
         if how not in WAYS:
-            raise known("way of summing", how, WAYS)
+            raise unknown_name("way of summing", how, WAYS)
         if not torch.cuda.is_available():
             raise UserError(f"backend {how} needs GPUs that share memory; on the CPU use gloo")
         self.group, self.size, self.how = group, group.size(), how

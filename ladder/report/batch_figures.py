@@ -2,7 +2,7 @@
 
 from ladder.report.drawing import empty_panel, legend, line, throughput_gains, tidy
 from ladder.report.frames import Frames
-from ladder.report.points import Point, plain, points, sweeps
+from ladder.report.points import Measurement, plain, points, sweeps
 from ladder.report.setting import P2P
 from ladder.report.speed_tables import WIRINGS, batch_caption
 from ladder.report.style import INK, listing, look, number, order, times
@@ -11,12 +11,12 @@ from ladder.report.svg import Figure, Panel
 SHOWN = 2  # sweeps of ours that are drawn; the tables have all
 
 
-def own_sweeps(frames: Frames) -> list[list[Point]]:
+def own_sweeps(frames: Frames) -> list[list[Measurement]]:
     """Our sweeps over the batch, the longest first."""
     return sorted(sweeps(plain(points(frames)), "batch"), key=len, reverse=True)
 
 
-def where(sweep: list[Point]) -> str:
+def where(sweep: list[Measurement]) -> str:
     key = sweep[0].key
     return f"{key['model']}, TP {key['tp']:g}, {sweep[0].hardware}"
 

@@ -7,7 +7,7 @@ from ladder import links
 from ladder.report import setting
 from ladder.report.cells import Column, Table, missing, value, words
 from ladder.report.frames import Frames
-from ladder.report.points import NETWORK, NOT_TIMED, TOO_FAST, Point, by, every, known, plain
+from ladder.report.points import NETWORK, NOT_TIMED, TOO_FAST, Measurement, by, every, none_if_nan, plain
 from ladder.report.setting import TAIL
 from ladder.report.speed_tables import NONE_HERE
 from ladder.report.style import hardware_words, listing, look, order, percent, seconds_text, signed_number, span, times
@@ -17,12 +17,12 @@ MOST = 0.05  # of the share hidden that compiling may cost
 BY_DEFINITION = "0 for standard and 1 for the upper bound, by definition"
 
 
-def pairs(frames: Frames) -> list[tuple[Point, Point]]:
+def pairs(frames: Frames) -> list[tuple[Measurement, Measurement]]:
     """(eager, compiled or in graphs) of the same point."""
     groups = by(every(frames), lambda p: p.alike("compute")).values()
     found = []
     for group in groups:
-        ways = {known(p.key["compute"]): p for p in group}
+        ways = {none_if_nan(p.key["compute"]): p for p in group}
         found += [(ways["eager"], ways[way]) for way in ("compiled", "graphs") if "eager" in ways and way in ways]
     return found
 
@@ -75,13 +75,13 @@ def compiled(frames: Frames) -> Table:
     return Table("compiled", "Compiled against eager", caption.strip(), columns, rows, notes)
 
 
-def library_point(point: Point, found: list[Point]) -> Point | None:
+def library_point(point: Measurement, found: list[Measurement]) -> Measurement | None:
     """The plain library's timing of the same model, batch, prompt and dtype on the same hardware."""
     same = ("model", "tp", "batch", "prompt", "dtype", "hardware")
-    return next((p for p in found if all(known(p.key[k]) == known(point.key[k]) for k in same)), None)
+    return next((p for p in found if all(none_if_nan(p.key[k]) == none_if_nan(point.key[k]) for k in same)), None)
 
 
-def limit_points(frames: Frames) -> list[tuple[Point, str]]:
+def limit_points(frames: Frames) -> list[tuple[Measurement, str]]:
     """(point, wiring) to hold against the hardware, one of each model and way of computing: the fewest ranks and
     sequences, where nothing communicates, so that only our path is judged."""
     found = [p for p in plain(every(frames)) if p.row("roofline_fraction", "upper_bound")]
@@ -179,7 +179,7 @@ def network(frames: Frames) -> Table:
         name, _, way = ratio["link"].partition(": emulated, ")
         start = [words(name), words(way or "as the row says"), words(look(ratio["wiring"]).label)]
         start += [words(ratio["phase"]), words(ratio["model"]), setting.number(ratio["tp"])]
-        start += [words(hardware_words(known(ratio["hardware"])))]
+        start += [words(hardware_words(none_if_nan(ratio["hardware"])))]
         cells = [value(row, seconds_text, NOT_MEASURED) for row in (real, predicted_)]
         rows.append([*start, *cells, value(ratio, lambda x: f"{x:.2f}", "")])
     if not rows:
@@ -242,7 +242,7 @@ def presets(frames: Frames) -> Table:
         cells = [words(f"{latency:.1f}", latency) if n == tp else missing("not measured") for n in ranks]
         at_once = 2 if row["backend"] == "gloo" else 1
         origin = words("measured", note=f"{name}: ladder bench link; {row['note']}")
-        what = f"{row['backend']}, {tp:g} ranks, {hardware_words(known(row['hardware']))}"
+        what = f"{row['backend']}, {tp:g} ranks, {hardware_words(none_if_nan(row['hardware']))}"
         end = [words(f"{bandwidth:.1f}", bandwidth), words(at_once, at_once), origin]
         rows.append([words(name), words(what), *cells, *end])
     caption = (

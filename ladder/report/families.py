@@ -10,7 +10,7 @@ in half a minute. Prints a line each; --out writes the table as a CSV and as a p
 import argparse
 import logging
 
-from ladder.errors import known
+from ladder.errors import unknown_name
 from ladder.outputs import OutputFolder
 from ladder.report.cells import Column, Table, words, write
 
@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
 
     logging.getLogger("transformers").setLevel(logging.CRITICAL)  # what its families think of a small model
     if unknown := [name for name in args.families if name not in NAMES]:
-        raise known("family", unknown[0], NAMES)
+        raise unknown_name("family", unknown[0], NAMES)
     verdicts = [verdict(name) for name in args.families or NAMES]
     for one in verdicts:
         print(f"{one.family}: " + (f"{', '.join(one.wirings)}; {one.form}" if one.form else one.reason))

@@ -4,7 +4,7 @@ import pandas as pd
 
 from ladder.report.drawing import empty_panel, legend, line, throughput_gains, tidy
 from ladder.report.frames import Frames
-from ladder.report.points import Point, extent, over_rho, points
+from ladder.report.points import Measurement, extent, over_rho, points
 from ladder.report.setting import P2P
 from ladder.report.style import INK, listing, look, order, percent, times
 from ladder.report.svg import Figure, Panel
@@ -14,12 +14,12 @@ from ladder.wiring import table
 CURVE = [i / 20 for i in range(2, 61)]  # rho from 0.1 to 3
 
 
-def against_links(frames: Frames) -> list[Point]:
+def against_links(frames: Frames) -> list[Measurement]:
     """Our longest curve over rho; of several, that at batch 1 on the widest TP degree."""
     return max(over_rho(points(frames)), key=extent, default=[])
 
 
-def extra_of(frames: Frames, found: list[Point], key: str) -> dict | None:
+def extra_of(frames: Frames, found: list[Measurement], key: str) -> dict | None:
     """What the record of the curve's middle point holds under ``key``."""
     middle = found[len(found) // 2].key["record"] if found else None
     return next((record for record in frames.with_extra(key) if record["path"] == middle), None)
@@ -74,7 +74,7 @@ def finding(frames: Frames) -> Figure:
     )
 
 
-def against_rho(axes, found: list[Point], curves: pd.DataFrame | None, what: str) -> None:
+def against_rho(axes, found: list[Measurement], curves: pd.DataFrame | None, what: str) -> None:
     from matplotlib.ticker import MultipleLocator
 
     scale = 100 if what == "hidden" else 1
@@ -124,7 +124,7 @@ def by_batch(axes, gains: pd.DataFrame) -> None:
     legend(axes, 3, columnspacing=1.2, handletextpad=0.4)
 
 
-def hidden_alt(found: list[Point]) -> str:
+def hidden_alt(found: list[Measurement]) -> str:
     parts = []
     for wiring in ("ladder", "parallel"):
         shares = [f"{percent(row['value'])} at ρ {p.rho:g}" for p in found if (row := p.row("hidden_virtual", wiring))]
@@ -133,7 +133,7 @@ def hidden_alt(found: list[Point]) -> str:
     return f"Share of communication hidden in decode against ρ: {'; '.join(parts) or 'not measured'} (virtual clock)."
 
 
-def speedup_alt(found: list[Point]) -> str:
+def speedup_alt(found: list[Measurement]) -> str:
     parts = []
     for wiring in ("ladder", "parallel", "upper_bound"):
         gains = [f"{times(row['value'])} at ρ {p.rho:g}" for p in found if (row := p.row("speedup", wiring))]
@@ -152,7 +152,7 @@ def published_alt(gains: pd.DataFrame) -> str:
     return f"Published tokens/s of 70B under ladder over standard, TP 8. {'. '.join(parts)}."
 
 
-def finding_caption(found: list[Point], gains: pd.DataFrame) -> str:
+def finding_caption(found: list[Measurement], gains: pd.DataFrame) -> str:
     best = gains[(gains["wiring"] == "ladder") & (gains["batch"] == 1)].set_index("p2p")["value"]
     caption = ""
     parts = [

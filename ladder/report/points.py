@@ -23,7 +23,7 @@ NETWORK = "emulated_over_real"  # the metric of records that hold the emulated l
 
 
 @dataclass(frozen=True)
-class Point:
+class Measurement:
     """key: the columns of KEY; rows: what was timed there, by wiring and phase; shared: rows of the same record without
     wiring or phase (memory, copy bandwidth, ...) that hold here too."""
 
@@ -34,7 +34,7 @@ class Point:
     @cached_property
     def _latest(self) -> dict[tuple, dict]:
         found = [*self.shared.to_dict("records"), *self.rows.to_dict("records")]
-        return {(row["metric"], known(row["wiring"]), known(row["phase"])): row for row in found}
+        return {(row["metric"], none_if_nan(row["wiring"]), none_if_nan(row["phase"])): row for row in found}
 
     def row(self, metric: str, wiring: str | None, phase: str | None = "decode") -> dict | None:
         """The latest row of a metric, of this wiring and phase or of all of them; None where it was not measured."""
@@ -55,16 +55,16 @@ class Point:
 
     @property
     def rho(self) -> float | None:
-        return known(self.key["rho"])
+        return none_if_nan(self.key["rho"])
 
     @property
     def hardware(self) -> str:
-        return hardware_words(known(self.key["hardware"]))
+        return hardware_words(none_if_nan(self.key["hardware"]))
 
     @property
     def how(self) -> str:
         """How it was computed, e.g. "bf16, graphs"; of old records, nothing."""
-        return ", ".join(filter(None, (known(self.key["dtype"]), known(self.key["compute"]))))
+        return ", ".join(filter(None, (none_if_nan(self.key["dtype"]), none_if_nan(self.key["compute"]))))
 
     @property
     def link(self) -> str:
@@ -74,10 +74,10 @@ class Point:
     @property
     def link_name(self) -> str:
         """What the link is, the same for all points on it: its emulated latency, the preset, the real link."""
-        name = known(self.key["link"])
+        name = none_if_nan(self.key["link"])
         if self.origin == "emulated":
             return name if name and name.startswith("emulated") else f"emulated, {name or 'not named'}"
-        return ", ".join(filter(None, (name, known(self.key["backend"]))))
+        return ", ".join(filter(None, (name, none_if_nan(self.key["backend"]))))
 
     @property
     def fitted(self) -> bool:
@@ -92,7 +92,7 @@ class Point:
     def alike(self, *but: str) -> tuple:
         """All of the key but the record, rho (it is said of the first point on a link only) and the columns named:
         points with the same can stand in one curve."""
-        return tuple(None if column in {"record", "rho", *but} else known(self.key[column]) for column in KEY)
+        return tuple(None if column in {"record", "rho", *but} else none_if_nan(self.key[column]) for column in KEY)
 
     def throughput_gain(self, wiring: str) -> dict | None:
         """tokens/s over standard's, derived from the two where it must be; None where either is missing."""
@@ -123,13 +123,13 @@ class Point:
         return row
 
 
-def known(value):
+def none_if_nan(value):
     """None for what an old or a shared row does not say."""
     return None if pd.isna(value) else value
 
 
 @lru_cache(maxsize=4)
-def every(frames: Frames, library: bool = False) -> tuple[Point, ...]:
+def every(frames: Frames, library: bool = False) -> tuple[Measurement, ...]:
     """Every point in every way that it was computed; emulated ones first, then by hardware, model, TP degree, batch
     and link. Of a point that was measured twice the later record counts.
 
@@ -140,10 +140,10 @@ def every(frames: Frames, library: bool = False) -> tuple[Point, ...]:
     bench = bench[(bench["compute"] == LIBRARY) == library] if library else bench[bench["compute"] != LIBRARY]
     whole = bench["wiring"].notna() & bench["phase"].notna()
     loose, started = bench[~whole], {r["path"]: r["provenance"].get("started") or "" for r in frames.records}
-    found: dict[tuple, Point] = {}
+    found: dict[tuple, Measurement] = {}
     groups = bench[whole].groupby(KEY, dropna=False, sort=True)
     for key, rows in sorted(groups, key=lambda group: started.get(group[0][0], "")):
-        point = Point(dict(zip(KEY, key, strict=True)), rows, holding(loose, key))
+        point = Measurement(dict(zip(KEY, key, strict=True)), rows, holding(loose, key))
         found[(*point.alike(), point.rho, *point.wirings)] = point
     return tuple(sorted(found.values(), key=place))
 
@@ -157,17 +157,17 @@ def holding(loose: pd.DataFrame, key: tuple) -> pd.DataFrame:
     return loose[chosen]
 
 
-def place(point: Point) -> tuple:
+def place(point: Measurement) -> tuple:
     model = point.key["model"]
     size = SIZES[model].parameters if model in SIZES else 0
     start = (point.origin, point.hardware, size, model, point.key["tp"], point.key["batch"])
     return (*start, point.rho or 0, point.link, point.how, point.wirings)
 
 
-def points(frames: Frames) -> list[Point]:
+def points(frames: Frames) -> list[Measurement]:
     """The points to show: what was computed in several ways (eager, compiled, graphs) counts in the fastest only."""
     found = every(frames)
-    twins: dict[tuple, list[Point]] = {}
+    twins: dict[tuple, list[Measurement]] = {}
     for point in found:
         twins.setdefault(point.alike("compute"), []).append(point)
     total: dict[tuple, dict[str, float]] = {}  # by way, over all links on which all ways were timed
@@ -186,12 +186,12 @@ def points(frames: Frames) -> list[Point]:
     ]
 
 
-def emulated(frames: Frames, batch: int | None = None) -> list[Point]:
+def emulated(frames: Frames, batch: int | None = None) -> list[Measurement]:
     """Points on links that were set by rho, in every way of computing."""
     return [p for p in every(frames) if p.rho is not None and batch in (None, p.key["batch"])]
 
 
-def sweeps(found: list[Point], over: str, least: int = 2) -> list[list[Point]]:
+def sweeps(found: list[Measurement], over: str, least: int = 2) -> list[list[Measurement]]:
     """Curves: points that differ in the column ``over`` alone, in its order, each value once."""
     groups: dict[tuple, dict] = {}
     for point in found:
@@ -199,18 +199,18 @@ def sweeps(found: list[Point], over: str, least: int = 2) -> list[list[Point]]:
     return [[group[at] for at in sorted(group)] for group in groups.values() if len(group) >= least]
 
 
-def deeper(found: list[Point]) -> list[tuple[Point, Point]]:
+def deeper(found: list[Measurement]) -> list[tuple[Measurement, Measurement]]:
     """(standard model's point, point of a model like it with 20 to 40 % more layers) in the same setting."""
     pairs = []
     for small in found:
         for large in found:
-            whole = known(small.key["timed_layers"]) is None
+            whole = none_if_nan(small.key["timed_layers"]) is None
             if whole and is_deeper(large.key["model"], small.key["model"]) and together(small, large):
                 pairs.append((small, large))
     return pairs
 
 
-def together(small: Point, large: Point) -> bool:
+def together(small: Measurement, large: Measurement) -> bool:
     """Whether two models were timed in the same setting: on the same link; or where modules are alike, at the same
     rho."""
     alike = small.alike("model") == large.alike("model")
@@ -227,7 +227,7 @@ def is_deeper(model: str, other: str) -> bool:
     return shapes_agree and 1.2 <= one["layers"] / two["layers"] <= 1.4
 
 
-def plain(found: list[Point]) -> list[Point]:
+def plain(found: list[Measurement]) -> list[Measurement]:
     """Without the points for a hybrid (which lack a wiring of ``COMPARED``) and without deeper models: both have tables
     of their own."""
     models = {p.key["model"] for p in found}
@@ -239,7 +239,7 @@ def plain(found: list[Point]) -> list[Point]:
     ]
 
 
-def over_rho(found: list[Point]) -> list[list[Point]]:
+def over_rho(found: list[Measurement]) -> list[list[Measurement]]:
     """Curves over rho: points that differ in their link alone, each rho once."""
     groups: dict[tuple, dict] = {}
     for point in plain(found):
@@ -248,7 +248,7 @@ def over_rho(found: list[Point]) -> list[list[Point]]:
     return [[group[rho] for rho in sorted(group)] for group in groups.values()]
 
 
-def headline(found: list[Point]) -> list[Point]:
+def headline(found: list[Measurement]) -> list[Measurement]:
     """What to show of each model: the longest curve over rho; on presets and real links the widest TP degree and of
     that the smallest batch."""
     shape = ("tp", "batch", "prompt", "new_tokens")
@@ -262,12 +262,12 @@ def headline(found: list[Point]) -> list[Point]:
     return sorted(kept, key=place)
 
 
-def curve_words(curve: list[Point], *more: str) -> str:
+def curve_words(curve: list[Measurement], *more: str) -> str:
     """What a curve's points share, e.g. "paper-1b-8l, TP 8, emulated, serial, 1.20 ms, EPYC, 2 cores"."""
     return ", ".join([curve[0].key["model"], *more, curve[0].link_name, curve[0].hardware])
 
 
-def extent(curve: list[Point]) -> tuple:
+def extent(curve: list[Measurement]) -> tuple:
     return (len(curve), curve[0].key["tp"], -curve[0].key["batch"])
 
 

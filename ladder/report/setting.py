@@ -4,7 +4,7 @@ What tells rows apart and their origin stand before the values (``heads``), how 
 """
 
 from ladder.report.cells import Cell, Column, missing, words
-from ladder.report.points import Point, known
+from ladder.report.points import Measurement, none_if_nan
 
 P2P = {"enabled": "NVLink, P2P on", "enabled (NVLink)": "NVLink, P2P on", "disabled": "P2P off"}
 PAPER = {"Hardware": "H100", "Origin": "published"}
@@ -16,11 +16,11 @@ def heads(*names: str) -> list[Column]:
     return [Column(name, words=name not in NUMBERS) for name in names]
 
 
-def own(point: Point, *names: str, link: str | None = None) -> list[Cell]:
+def own(point: Measurement, *names: str, link: str | None = None) -> list[Cell]:
     """The cells of a point of ours under the heads ``names``. link: what the link is called, if not by its rho."""
     key = point.key
     tp, batch = f"{key['tp']:g}", f"{key['batch']:g}"
-    layers = known(key["timed_layers"])
+    layers = none_if_nan(key["timed_layers"])
     note = "" if layers is None else f"{layers:g} of the model's layers were run; see the CSV's notes"
     cells = {
         "Model": words(key["model"], note=note),

@@ -9,7 +9,7 @@ from ladder.report import setting
 from ladder.report.cells import Cell, Column, Table, missing, value, words
 from ladder.report.frames import Frames, select
 from ladder.report.noise import against, trained_steps
-from ladder.report.points import KEY, NOT_TIMED, Point, by, emulated, headline, known, points, together
+from ladder.report.points import KEY, NOT_TIMED, Measurement, by, emulated, headline, none_if_nan, points, together
 from ladder.report.quality import LOSS, NOT_EVALUATED, PERPLEXITY, parameters, rewired_share, rows_of, trained
 from ladder.report.setting import TAIL
 from ladder.report.speed_tables import NONE_HERE, first, paper_rows
@@ -22,11 +22,11 @@ TOLERANCE = 0.05  # by which a larger model may be slower and still count as equ
 APART = "from two records, not timed in turn: the machine's drift between them is in the ratio"
 
 
-def hybrids(found: list[Point]) -> list[tuple[Point, str]]:
+def hybrids(found: list[Measurement]) -> list[tuple[Measurement, str]]:
     return [(p, wiring) for p in found for wiring in p.wirings if split_name(wiring)[1]]
 
 
-def share_of_gain(point: Point, hybrid: str) -> float | None:
+def share_of_gain(point: Measurement, hybrid: str) -> float | None:
     """How much of full ladder's gain a hybrid has; None where either was not timed, or where ladder gains nothing."""
     half, full = point.throughput_gain(hybrid), point.throughput_gain(split_name(hybrid)[0])
     if not half or not full or full["value"] < 1.02:
@@ -78,8 +78,8 @@ def hybrid_speed(frames: Frames) -> Table:
 class Pair:
     """A smaller and a larger model, (point, wiring) each, timed in the same setting. rows: their tokens/s."""
 
-    small: tuple[Point, str]
-    large: tuple[Point, str]
+    small: tuple[Measurement, str]
+    large: tuple[Measurement, str]
     rows: tuple[dict, dict]
 
     @property
@@ -94,16 +94,18 @@ class Pair:
         return tuple((point.key["model"], wiring) for point, wiring in (self.small, self.large))
 
 
-def simulated(frames: Frames) -> list[Point]:
+def simulated(frames: Frames) -> list[Measurement]:
     rows = frames.own(stage="simulate", metric="tokens_per_second").dropna(subset=["wiring", "model"])
-    return [Point(dict(zip(KEY, key, strict=True)), group, rows[:0]) for key, group in rows.groupby(KEY, dropna=False)]
+    return [
+        Measurement(dict(zip(KEY, key, strict=True)), group, rows[:0]) for key, group in rows.groupby(KEY, dropna=False)
+    ]
 
 
 def pairs(frames: Frames) -> list[Pair]:
     """Every model and every larger one of the same setting, under all wirings that both are trained with here; the
     smaller one under standard in any case."""
     ours, found = set(trained(frames, "pretrain")), []
-    timed = [p for p in (*points(frames), *simulated(frames)) if known(p.key["timed_layers"]) is None]
+    timed = [p for p in (*points(frames), *simulated(frames)) if none_if_nan(p.key["timed_layers"]) is None]
     for small, large in product(timed, timed):
         models = small.key["model"], large.key["model"]
         if not 0 < parameters(models[0]) < parameters(models[1]) or not together(small, large):
@@ -207,7 +209,7 @@ def ratio(own: dict, other: dict, note: str) -> dict:
     return own | ends | {"metric": "tokens_per_second_ratio", "unit": "x", "note": note}
 
 
-def fast_points(frames: Frames) -> list[Point]:
+def fast_points(frames: Frames) -> list[Measurement]:
     """Points on links so fast, in every way of computing."""
     found = [p for p in emulated(frames) if p.rho <= FAST and p.row("speedup", "ladder")]
     return [p for group in by(found, lambda p: p.how).values() for p in headline(group)]

@@ -2,7 +2,7 @@
 
 from ladder.report.benchmark_tables import BAR, predicted
 from ladder.report.frames import Frames
-from ladder.report.points import Point, emulated, plain, points
+from ladder.report.points import Measurement, emulated, plain, points
 from ladder.report.quality import rewired_share
 from ladder.report.rules import Verdict, untested, verdict
 from ladder.report.shape_tables import fast_points, hybrids, share_of_gain, slower
@@ -14,13 +14,13 @@ ROUNDS = 50  # of decode steps; the first points of sweeps have fewer
 NEAR = 0.05  # how far an emulated speed-up may be from the published one
 
 
-def within(found: list[Point]) -> list[Point]:
+def within(found: list[Measurement]) -> list[Measurement]:
     """The points at these rho that were timed long enough for their intervals to tell."""
     found = [p for p in found if RHOS[0] <= p.rho <= RHOS[1]]
     return [p for p in found if (row := p.row("speedup", "ladder")) and row["n"] >= ROUNDS]
 
 
-def where(p: Point) -> str:
+def where(p: Measurement) -> str:
     words = (p.key["model"], f"TP {p.key['tp']:g}", f"batch {p.key['batch']:g}", p.how, p.hardware)
     return f"ρ {p.rho:g} ({', '.join(filter(None, words))})"
 
@@ -89,14 +89,14 @@ def communication_share(frames: Frames) -> Verdict:
     return verdict(all(0.28 <= share <= 0.48 for share in shares), numbers)
 
 
-def seventy(frames: Frames) -> list[Point]:
+def seventy(frames: Frames) -> list[Measurement]:
     """Points of the paper's 70B at TP 8 with NVLink: over 8 GPUs, or rank 0's shard on one with that link emulated."""
     found = [p for p in plain(points(frames)) if (p.key["model"], p.key["tp"]) == ("llama-3-70b", 8)]
     real = [p for p in found if p.origin == "measured" and "p2p off" not in p.link.lower() and on_gpu(p)]
     return real or [p for p in found if p.key["link"] == "h100-nvlink" and on_gpu(p)]
 
 
-def on_gpu(point: Point) -> bool:
+def on_gpu(point: Measurement) -> bool:
     return any(name in point.hardware for name in ("H100", "H200"))
 
 

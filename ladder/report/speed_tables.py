@@ -5,7 +5,7 @@ import pandas as pd
 from ladder.report import setting
 from ladder.report.cells import Cell, Column, Table, missing, value, words
 from ladder.report.frames import Frames
-from ladder.report.points import NOT_TIMED, TOO_FAST, Point, by, curve_words, headline, plain, points, sweeps
+from ladder.report.points import NOT_TIMED, TOO_FAST, Measurement, by, curve_words, headline, plain, points, sweeps
 from ladder.report.setting import P2P, TAIL
 from ladder.report.style import listing, look, number, percent, seconds_text, times
 
@@ -32,12 +32,12 @@ def first(frame: pd.DataFrame) -> dict | None:
     return frame.iloc[0].to_dict() if len(frame) else None
 
 
-def notes_on(found: list[Point]) -> list[str]:
+def notes_on(found: list[Measurement]) -> list[str]:
     notes = [SERIAL] if any(p.rho is not None for p in found) else []
     return notes + ([LOOPBACK] if any(p.key["backend"] == "gloo" for p in found) else [])
 
 
-def told(found: list[Point], row, form) -> str:
+def told(found: list[Measurement], row, form) -> str:
     """What ``row(point)`` gives at each emulated point, written by ``form``, in words; "" where there is none."""
     emulated = [p for p in headline(found) if p.origin == "emulated"]
     parts = []
@@ -50,17 +50,17 @@ def told(found: list[Point], row, form) -> str:
     return "; ".join(parts)
 
 
-def own_phrase(found: list[Point], wiring: str = "ladder") -> str:
+def own_phrase(found: list[Measurement], wiring: str = "ladder") -> str:
     """What our emulated points say about a wiring's tokens/s."""
     parts = told(found, lambda p: p.throughput_gain(wiring), times)
     return f"Emulated here: {parts}." if parts else f"This run holds no emulated timing of {look(wiring).label}."
 
 
-def gains(point: Point) -> list[Cell]:
+def gains(point: Measurement) -> list[Cell]:
     return [value(point.throughput_gain(w), times, NOT_TIMED) for w in WIRINGS[1:]]
 
 
-def speeds(point: Point, wirings=WIRINGS) -> list[Cell]:
+def speeds(point: Measurement, wirings=WIRINGS) -> list[Cell]:
     return [value(point.row("tokens_per_second", w, "both"), number, NOT_TIMED) for w in wirings]
 
 
@@ -165,7 +165,7 @@ def latency_breakdown(frames: Frames) -> Table:
     columns = [Column("Wiring", words=True), *setting.heads(*heads), Column("prefill time saved, %")]
     columns += [Column("decode time saved, %"), Column("tokens/s gained, %"), *setting.heads(*TAIL)]
 
-    def whole(number_: float) -> str:
+    def one_decimal(number_: float) -> str:
         return f"{number_:.1f}"
 
     rows = []
@@ -175,18 +175,18 @@ def latency_breakdown(frames: Frames) -> Table:
             cells = [first(group[group["metric"] == name]) for name in names]
             notes = ["", "", UNCONFIRMED if (p2p, wiring) == ("disabled", "ladder") else ""]
             start = setting.published(*heads, Shape="70B, TP 8, batch 1", Link=P2P[p2p])
-            cells = [value(c, whole, "not published", n) for c, n in zip(cells, notes, strict=True)]
+            cells = [value(c, one_decimal, "not published", n) for c, n in zip(cells, notes, strict=True)]
             rows.append([words(look(wiring).label), *start, *cells, *setting.published(*TAIL)])
     found = headline(points(frames))
     for point in found:
         for wiring in [w for w in point.wirings if w != "standard"]:
-            saved = [value(point.improvement(wiring, phase), whole, NOT_TIMED) for phase in ("prefill", "decode")]
+            saved = [value(point.improvement(wiring, phase), one_decimal, NOT_TIMED) for phase in ("prefill", "decode")]
             gain = point.throughput_gain(wiring)
             if gain is not None:
                 ends = {k: 100 * (gain[k] - 1) for k in ("value", "low", "high") if pd.notna(gain[k])}
                 gain = gain | ends | {"metric": "throughput_improvement", "unit": "percent"}
             start = setting.own(point, *heads)
-            cells = [*saved, value(gain, whole, NOT_TIMED)]
+            cells = [*saved, value(gain, one_decimal, NOT_TIMED)]
             rows.append([words(look(wiring).label), *start, *cells, *setting.own(point, *TAIL)])
     ladder = {p: first(paper[(paper["p2p"] == p) & (paper["wiring"] == "ladder") & (paper["metric"] == names[1])])
               for p in ("enabled", "disabled")}  # fmt: skip

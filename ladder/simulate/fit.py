@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ladder.devices import Device
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 from ladder.links import ALIASES, LINKS
 from ladder.simulate.calibration import ASSUMED, COMPUTE, Calibration
-from ladder.simulate.model import STEP, Point, seconds
+from ladder.simulate.model import STEP, Scenario, seconds
 
 # Where the search begins: of the order of public figures, and fitted to nothing.
 START = {
@@ -53,7 +53,7 @@ class Row:
     """A measured point: seconds of prefill, tokens/s of the whole, seconds of all decode steps, or speed-up over
     standard; what is not known is None."""
 
-    point: Point
+    point: Scenario
     tokens_per_s: float | None = None
     prefill_s: float | None = None
     decode_s: float | None = None
@@ -99,7 +99,7 @@ def fit(
         raise UserError(f"rows of {', '.join(sorted(hardware))}: calibrate one hardware at a time")
     parameters = START | _link_starts(rows, links) | (start.parameters if start else {})
     if unknown := set(hold or {}) - set(parameters):
-        raise known("parameter to hold", unknown.pop(), parameters)
+        raise unknown_name("parameter to hold", unknown.pop(), parameters)
     parameters |= hold or {}
     labels, observed = _observed(rows)
     weights = np.array([PREFILL_WEIGHT if what == "prefill_s" else 1.0 for _, what in labels])

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ladder.errors import known
+from ladder.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -87,5 +87,5 @@ IMPLEMENTATIONS["ladder-fp32"] = replace(
 def implementation(name: str) -> Implementation:
     """The row called ``name``. Raises UserError with the known names."""
     if name not in IMPLEMENTATIONS:
-        raise known("implementation", name, IMPLEMENTATIONS)
+        raise unknown_name("implementation", name, IMPLEMENTATIONS)
     return IMPLEMENTATIONS[name]

@@ -19,7 +19,7 @@ SHAPE = ("tp", "batch", "prompt", "new_tokens")
 STEP = 0.02  # of a parameter's logarithm, for derivatives
 
 
-class Point(NamedTuple):
+class Scenario(NamedTuple):
     """What to predict: names of the tables of sizes, wirings, devices, links and implementations."""
 
     model: str
@@ -76,7 +76,7 @@ class Prediction:
 
 
 def predict(
-    points: Sequence[Point],
+    points: Sequence[Scenario],
     calibration: Calibration,
     intervals: bool = False,
     interference: bool = True,
@@ -123,7 +123,7 @@ def interval(prediction: Prediction, what: str, calibration: Calibration) -> tup
     return np.exp(logs[0] - half), np.exp(logs[0] + half)
 
 
-def seconds(points: Sequence[Point], prm: dict, calibration: Calibration) -> tuple[np.ndarray, ...]:
+def seconds(points: Sequence[Scenario], prm: dict, calibration: Calibration) -> tuple[np.ndarray, ...]:
     """Seconds of (prefill, one decode step, all decode steps), by parameter values (first axis) and points."""
     links = {name: find_link(name, calibration) for name in {point.link for point in points}}
     groups = defaultdict(list)
@@ -151,14 +151,14 @@ def seconds(points: Sequence[Point], prm: dict, calibration: Calibration) -> tup
     return out[0], out[1], out[2]
 
 
-def _device(points: Sequence[Point], prm: dict, calibration: Calibration) -> dict:
+def _device(points: Sequence[Scenario], prm: dict, calibration: Calibration) -> dict:
     """Bandwidth and peak of each point's device; on another than the calibrated one both are as uncertain."""
     rows = [find_device(point.hardware, calibration) for point in points]
     scale = np.where([row.name == calibration.hardware for row in rows], 1.0, prm["device_scale"])
     return {key: np.array([getattr(row, key) for row in rows]) * scale for key in ("bandwidth", "flops")}
 
 
-def _link(points: Sequence[Point], links: dict, prm: dict, costs: dict) -> list[np.ndarray]:
+def _link(points: Sequence[Scenario], links: dict, prm: dict, costs: dict) -> list[np.ndarray]:
     """Seconds and seconds per byte of each protocol, with the points in the last axis."""
     for point in points:
         if (point.link, point.tp) not in costs:
@@ -170,7 +170,7 @@ def _link(points: Sequence[Point], links: dict, prm: dict, costs: dict) -> list[
     return [np.stack([np.broadcast_to(value, (axis,)) for value in column], axis=-1) for column in columns]
 
 
-def _memory(points: Sequence[Point], calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
+def _memory(points: Sequence[Scenario], calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
     """(bytes that a rank needs, bytes that its device has)."""
     groups = defaultdict(list)
     for n, point in enumerate(points):
@@ -187,7 +187,7 @@ def _memory(points: Sequence[Point], calibration: Calibration) -> tuple[np.ndarr
     return need, np.array([find_device(point.hardware, calibration).memory_bytes for point in points])
 
 
-def parts(point: Point, calibration: Calibration) -> tuple[float, float, float, float]:
+def parts(point: Scenario, calibration: Calibration) -> tuple[float, float, float, float]:
     """Seconds of an attention module, an MLP module and an all-reduce of a decode step, and the slowdown beside it."""
     prm = {**calibration.parameters, **dict.fromkeys(ASSUMED, 1.0)}
     shape, at = shape_of(point.model), {key: np.array([float(getattr(point, key))]) for key in SHAPE}

@@ -7,7 +7,7 @@ from ladder.model.sizes import MOST_LAYERS, Size
 from ladder.reading import number, read_csv
 from ladder.simulate.calibration import Calibration, find_device, find_link
 from ladder.simulate.implementation import implementation
-from ladder.simulate.model import Point, shape_of
+from ladder.simulate.model import Scenario, shape_of
 from ladder.wiring import table
 
 NAMES = ("model", "wiring", "hardware", "link")
@@ -17,7 +17,7 @@ MOST_POINTS = 1_000_000
 COLUMNS = ("model", "wiring", "tp", "batch", "prompt", "new_tokens", "hardware", "link")
 
 
-def check(point: Point, calibration: Calibration | None) -> Point:
+def check(point: Scenario, calibration: Calibration | None) -> Scenario:
     """The point, if all its names are known and its numbers are possible. Raises UserError naming what is not.
 
     calibration: None where links are to be fitted, which may have any name.
@@ -46,7 +46,9 @@ def check_degree(shape: Size, tp: int, model: str) -> None:
             raise UserError(f"tp = {tp} does not divide the {count} {what} of {model}; choose a degree that does")
 
 
-def read(path: str | Path, calibration: Calibration | None, values: tuple[str, ...] = ()) -> list[tuple[Point, dict]]:
+def read(
+    path: str | Path, calibration: Calibration | None, values: tuple[str, ...] = ()
+) -> list[tuple[Scenario, dict]]:
     """(point, the row as it stands) of each line; the columns COLUMNS must be there, ``implementation`` may be.
 
     values: columns of which each row must have a number above 0 or nothing; the row then holds floats or None.
@@ -61,7 +63,7 @@ def read(path: str | Path, calibration: Calibration | None, values: tuple[str, .
     for where, line in lines:
         numbers = {key: _whole(line[key], key, where) for key in NUMBERS}
         names = {key: line[key].strip() for key in NAMES}
-        point = Point(**names, **numbers, implementation=(line.get("implementation") or "published").strip())
+        point = Scenario(**names, **numbers, implementation=(line.get("implementation") or "published").strip())
         if point not in seen:
             try:
                 check(point, calibration)

@@ -7,7 +7,7 @@ from ladder.devices import DEVICES, Device, reported
 from ladder.errors import UserError
 from ladder.reading import take
 from ladder.simulate.fit import Row
-from ladder.simulate.model import Point, shape_of
+from ladder.simulate.model import Scenario, shape_of
 from ladder.simulate.points import LIMITS, check_degree
 
 QUIET = 1e-3  # interference of an emulated link: it takes nothing from the device, but parameters are above 0
@@ -43,7 +43,7 @@ def bench_rows(path: Path, record: dict, wirings: tuple[str, ...] = CALIBRATES) 
     return found
 
 
-def _point(record: dict, path: str) -> Point:
+def _point(record: dict, path: str) -> Scenario:
     settings, where = take(record, "settings", dict, path), f"{path}: settings"
     size, layers = take(settings, "size", str, where), take(settings, "layers", int, where, default=0, least=1)
     if layers and not take(settings, "extrapolate", bool, where, default=False):
@@ -51,7 +51,7 @@ def _point(record: dict, path: str) -> Point:
     how = "ladder-fp32" if take(settings, "dtype", str, where) == "fp32" else "ladder"
     shape = {key: take(settings, key, int, where, least=least) for key, (least, _) in LIMITS.items()}
     link = _link(settings, record, shape["tp"], path)
-    point = Point(size, "standard", **shape, hardware=_name(record), link=link, implementation=how)
+    point = Scenario(size, "standard", **shape, hardware=_name(record), link=link, implementation=how)
     try:
         check_degree(shape_of(size), point.tp, size)
     except UserError as error:

@@ -33,7 +33,7 @@ from ladder.files import atomic_write
 from ladder.outputs import OutputFile, path_or_name
 from ladder.schedule import timeline
 from ladder.simulate.calibration import DEFAULT, Calibration, find_link, load
-from ladder.simulate.model import Point, Prediction, interval, parts, predict, shape_of
+from ladder.simulate.model import Prediction, Scenario, interval, parts, predict, shape_of
 from ladder.simulate.points import COLUMNS, check, read
 from ladder.wiring import table
 
@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> None:
         return
     what = {key: getattr(args, key) for key in ("model", "prompt", "new_tokens", "hardware", "link", "implementation")}
     points = [
-        check(Point(wiring=wiring, tp=tp, batch=batch, **what), calibration)
+        check(Scenario(wiring=wiring, tp=tp, batch=batch, **what), calibration)
         for tp, batch, wiring in itertools.product(args.tp, args.batch, args.wirings)
     ]
     found = described(points, calibration)
@@ -147,7 +147,7 @@ def _cell(value) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def described(points: Sequence[Point], calibration: Calibration) -> list[dict]:
+def described(points: Sequence[Scenario], calibration: Calibration) -> list[dict]:
     """What is predicted of each point, with intervals; None where a model that does not fit has no value."""
     done = predict(points, calibration, intervals=True)
     columns = _columns(done, calibration, intervals=True) | {
@@ -194,7 +194,7 @@ def text(found: list[dict], what: dict, calibration: Calibration) -> str:
     return "\n".join(lines)
 
 
-def trace(path: Path, points: Sequence[Point], calibration: Calibration) -> None:
+def trace(path: Path, points: Sequence[Scenario], calibration: Calibration) -> None:
     """Write the timelines of a decode step of each point's wiring as a Chrome trace."""
     from ladder.bench.trace import write_trace
 

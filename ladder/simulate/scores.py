@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ladder.simulate.model import Point
+from ladder.simulate.model import Scenario
 from ladder.simulate.published import REPEAT
 
 # What is compared: metric and unit in the record, and what the column of the rows is multiplied by to get there.
@@ -40,7 +40,7 @@ GROUPS = (
 )
 
 
-def group(point: Point, line: dict) -> str | None:
+def group(point: Scenario, line: dict) -> str | None:
     """The group of GROUPS that a published row is scored in; None: it is not scored."""
     if line["use"] in ("calibration", "link"):
         return FIT if line["use"] == "calibration" else LINK

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ladder.errors import UserError, known
+from ladder.errors import UserError, unknown_name
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.links import LINKS
@@ -23,7 +23,7 @@ from ladder.schedule import order
 from ladder.simulate import crossings
 from ladder.simulate.calibration import DEFAULT, Calibration, load
 from ladder.simulate.crossings import ratio, short, shortened
-from ladder.simulate.model import Point, Prediction, predict
+from ladder.simulate.model import Prediction, Scenario, predict
 from ladder.simulate.points import check
 from ladder.wiring import Wiring
 
@@ -71,8 +71,8 @@ class Question(NamedTuple):
     batches: tuple[int, ...]
     implementation: str
 
-    def point(self, model: str, wiring: str, tp: int, batch: int, hardware: str, link: str) -> Point:
-        return Point(model, wiring, tp, batch, PROMPT, NEW_TOKENS, hardware, link, self.implementation)
+    def point(self, model: str, wiring: str, tp: int, batch: int, hardware: str, link: str) -> Scenario:
+        return Scenario(model, wiring, tp, batch, PROMPT, NEW_TOKENS, hardware, link, self.implementation)
 
     @property
     def contests(self) -> dict[str, list[str]]:
@@ -107,7 +107,7 @@ def asked(args: argparse.Namespace, calibration: Calibration) -> Question:
     """The question of the arguments. Raises UserError for unknown names and impossible numbers."""
     for link in args.links:
         if link not in PLACES:
-            raise known("link of the study", link, PLACES)
+            raise unknown_name("link of the study", link, PLACES)
     if missing := [wiring for wiring in NEEDED if wiring not in args.wirings]:
         raise UserError(f"--wirings lacks {missing[0]}; the study compares {', '.join(NEEDED)} and any others")
     chosen = [PLACES[link] for link in args.links]

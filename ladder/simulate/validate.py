@@ -24,7 +24,7 @@ from ladder.job import job
 from ladder.reading import read_json
 from ladder.simulate.calibration import DEFAULT, Calibration, load
 from ladder.simulate.fit import fit
-from ladder.simulate.model import Point, interval, predict
+from ladder.simulate.model import Scenario, interval, predict
 from ladder.simulate.points import check, read
 from ladder.simulate.published import USES, VALUES
 from ladder.simulate.records import CALIBRATES, QUIET, bench_rows, emulated, own_device
@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.record}: {len(lines)} published points, {len(ours)} of our own")
 
 
-def compare(lines: Sequence[tuple[Point, dict]], calibration: Calibration) -> list[dict]:
+def compare(lines: Sequence[tuple[Scenario, dict]], calibration: Calibration) -> list[dict]:
     """One dict for each published number: the point, where it is from, ``published``, ``predicted``, its 90 % interval
     (``low``, ``high``), ``without`` interference and by the ``rule`` of thumb; None where there is none.
 
@@ -184,7 +184,9 @@ def _is(row: dict, metric: str) -> bool:
     return row.get("metric") == metric and row.get("phase") == "decode"
 
 
-def choose(point: Point, own: dict[str, Calibration | str], published: Calibration) -> tuple[Calibration | None, str]:
+def choose(
+    point: Scenario, own: dict[str, Calibration | str], published: Calibration
+) -> tuple[Calibration | None, str]:
     """The calibration that can predict a timed point: that of its machine, or the published one if the table of
     devices has its hardware; None and the reason where neither can."""
     calibration = own.get(point.hardware, published if point.hardware in DEVICES else "no calibration of this hardware")

@@ -137,10 +137,12 @@ class Layout:
         """Scale the gradients to a norm of ``most`` if it is larger; return what it was, over all ranks."""
         parameters = dict(model.named_parameters())
         if self.ranks.tp == 1:
-            return whole(torch.nn.utils.clip_grad_norm_(parameters.values(), most)).item()
+            return full_tensor(torch.nn.utils.clip_grad_norm_(parameters.values(), most)).item()
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         mine, shared = (
-            whole(torch.nn.utils.get_total_norm([g for n, g in gradients.items() if (self.cut(n) is None) == same]))
+            full_tensor(
+                torch.nn.utils.get_total_norm([g for n, g in gradients.items() if (self.cut(n) is None) == same])
+            )
             for same in (False, True)
         )
         squares = mine.square()
@@ -154,7 +156,7 @@ class Layout:
         """The whole weights on the CPU, one after the other; nothing where not ``keep``. All ranks call it together."""
         found = {}
         for name, parameter in model.state_dict().items():  # buffers that are saved too
-            value, cut = whole(parameter), self.cut(name)
+            value, cut = full_tensor(parameter), self.cut(name)
             if cut is not None:
                 parts = [torch.empty_like(value) for _ in range(self.ranks.tp)]
                 dist.all_gather(parts, value.contiguous(), group=self.mesh["tp"].get_group())
@@ -174,5 +176,5 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -8,7 +8,7 @@ import torch
 from ladder.bench.bandwidth import copy_bandwidth
 from ladder.bench.baseline import Baseline
 from ladder.bench.plain import logits
-from ladder.bench.point import Point
+from ladder.bench.point import BenchCase
 from ladder.bench.rows import extrapolated, stable
 from ladder.bench.statistics import estimate, hidden, matters
 from ladder.bench.timing import Timer
@@ -208,7 +208,7 @@ TOY = "--size tiny --layers 2 --prompt 4 --new-tokens 4 --prefills 2"
 def small_copies(monkeypatch):
     import torch._dynamo  # its import during a timed step would be measured
 
-    from ladder.bench import emulation
+    from ladder.bench import rank0 as emulation
 
     monkeypatch.setattr(
         emulation, "copy_bandwidth", lambda *args, **kwargs: copy_bandwidth("cpu", torch.float32, size=2**16)
@@ -289,7 +289,7 @@ def test_one_rank_beside_plain_transformers(tmp_path, monkeypatch):
 def test_plain_transformers_as_a_baseline():
     """Same weights, same logits as the decode path; compiled, so its first step takes a while."""
     config = LadderConfig(**size("tiny").config(num_hidden_layers=1, num_key_value_heads=2))
-    point = Point(config, 1, 2, 4, 3, ("standard",))
+    point = BenchCase(config, 1, 2, 4, 3, ("standard",))
     model = point.shard(0)
     baseline = Baseline(model, point)
     engine = point.engine(Fused(model), "standard", Solo().all_reduce)

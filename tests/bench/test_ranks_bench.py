@@ -4,7 +4,7 @@ import pytest
 from fleet import together
 
 from ladder.bench import ranks
-from ladder.bench.point import Point
+from ladder.bench.point import BenchCase
 from ladder.cli import main
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
@@ -12,9 +12,9 @@ from ladder.model.sizes import size
 WIRINGS = ("standard", "ladder", "upper_bound")
 
 
-def point(**changes) -> Point:
+def point(**changes) -> BenchCase:
     config = LadderConfig(**size("tiny").config(num_hidden_layers=2), wiring="standard")
-    return Point(config, **{"tp": 2, "batch": 1, "prompt": 3, "new_tokens": 4, "wirings": WIRINGS} | changes)
+    return BenchCase(config, **{"tp": 2, "batch": 1, "prompt": 3, "new_tokens": 4, "wirings": WIRINGS} | changes)
 
 
 def timed(these):

@@ -13,7 +13,7 @@ from ladder import records
 from ladder.cli import main
 from ladder.data.tokenizer import chat_template, load, train
 from ladder.data.tokens import pack
-from ladder.evaluate.sensitivity import Point, free_layers, losses, scan, text_windows
+from ladder.evaluate.sensitivity import ScanPoint, free_layers, losses, scan, text_windows
 from ladder.files import write_json, write_jsonl
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 
@@ -80,7 +80,7 @@ def test_each_layer_on_its_own(place):
 
 def point(*change):
     change = np.array(change)
-    return Point("ladder", None, 1, "1", 3 + change, change)
+    return ScanPoint("ladder", None, 1, "1", 3 + change, change)
 
 
 def test_free_is_within_a_hundredth_or_two_standard_errors():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ladder.bench.plain import Decoder, logits, random_weight
-from ladder.bench.point import Point, check_logits, check_order, check_path, order, unsharded
+from ladder.bench.point import BenchCase, check_logits, check_order, check_path, order, unsharded
 from ladder.inference.engine import Engine
 from ladder.inference.fused import DECODE, Fused
 from ladder.inference.stream import Stream
@@ -27,8 +27,8 @@ def config(**changes) -> LadderConfig:
     return LadderConfig(**SHAPE | {"wiring": "fal"} | changes)
 
 
-def point(**changes) -> Point:
-    return Point(**{"config": config(), "tp": 2, "batch": 2, "prompt": 5, "new_tokens": 3, "wirings": ()} | changes)
+def point(**changes) -> BenchCase:
+    return BenchCase(**{"config": config(), "tp": 2, "batch": 2, "prompt": 5, "new_tokens": 3, "wirings": ()} | changes)
 
 
 def one_rank(tp=1, **changes):

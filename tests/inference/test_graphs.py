@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ladder.bench.plain import logits, random_weight
-from ladder.bench.point import Point, check_path
+from ladder.bench.point import BenchCase, check_path
 from ladder.inference import engine
 from ladder.inference.fused import Fused
 from ladder.model.modeling import LadderConfig
@@ -62,14 +62,14 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("wiring", ["standard", "ladder", "parallel", "upper_bound"])
 def test_captured_steps_give_the_plain_models_logits(gpu, wiring):
-    point = Point(CONFIG, 2, 2, 5, 4, (wiring,), compute=("graphs",))
+    point = BenchCase(CONFIG, 2, 2, 5, 4, (wiring,), compute=("graphs",))
     assert check_path(point, Fused(point.shard(0)), all_reduce)[wiring, "graphs"] < 1e-5
     assert len(gpu) == 2  # prefill and decode
 
 
 def test_capturing_leaves_no_trace_in_what_follows(gpu):
     """Warming up writes into the cache and moves the position: a prefill starts over."""
-    point = Point(CONFIG, 2, 1, 5, 4, ("ladder",), compute=("graphs",))
+    point = BenchCase(CONFIG, 2, 1, 5, 4, ("ladder",), compute=("graphs",))
     fused = Fused(point.shard(0, random_weight(1)))
     captured, eager = (point.engine(fused, "ladder", all_reduce, compute) for compute in ("graphs", "eager"))
     captured.capture(pool="shared")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ladder.bench.plain import Decoder, logits, random_weight
-from ladder.bench.point import Point, check_logits, difference
+from ladder.bench.point import BenchCase, check_logits, difference
 from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import size
@@ -39,7 +39,7 @@ def test_ranks_equal_the_unsharded_model(wiring, tp):
 def test_ranks_that_share_key_value_heads():
     """Four ranks, two KV heads, static caches."""
     config = LadderConfig(**SHAPE | {"num_key_value_heads": 2})
-    point = Point(config, 4, 2, PROMPT, STEPS, ("standard", "ladder"), replicate_kv=True)
+    point = BenchCase(config, 4, 2, PROMPT, STEPS, ("standard", "ladder"), replicate_kv=True)
     assert max(check_logits(point).values()) < 1e-5
 
 

@@ -16,7 +16,7 @@ from ladder.model.sizes import SIZES
 from ladder.report.whatif import packed, tables, wirings
 from ladder.schedule import order
 from ladder.simulate.calibration import load
-from ladder.simulate.model import Point, interval, predict
+from ladder.simulate.model import Scenario, interval, predict
 
 SCRIPT = "site/assets/js/simulate.js"
 # Points to predictions, in JavaScript.
@@ -46,7 +46,7 @@ def run(source: str, function: str, argument):
         return json.loads(found)
 
 
-def points(content: dict, count: int) -> list[Point]:
+def points(content: dict, count: int) -> list[Scenario]:
     """Random points over everything that the page offers."""
     draw = random.Random(5)
     links = [*LINKS, *ALIASES, *load().links]
@@ -55,7 +55,7 @@ def points(content: dict, count: int) -> list[Point]:
         model = draw.choice([*content["sizes"]])
         typed = f"{draw.uniform(0, 200):.3g}us+{draw.uniform(5, 900):.3g}GB/s{draw.choice(['', 'x2'])}"
         found.append(
-            Point(
+            Scenario(
                 model,
                 draw.choice(wirings(SIZES[model].layers)),
                 draw.choice([1, 2, 3, 4, 8, 12, 16, 32, 64]),

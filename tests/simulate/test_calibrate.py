@@ -12,7 +12,7 @@ from ladder.errors import UserError
 from ladder.simulate.calibrate import held, read_rows
 from ladder.simulate.calibration import DEFAULT, load, protocols
 from ladder.simulate.fit import Row, fit
-from ladder.simulate.model import Point, predict
+from ladder.simulate.model import Scenario, predict
 from ladder.simulate.records import bench_rows
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def csv_rows(tmp_path_factory):
 
 def points(batches=(1, 4, 64), tps=(2, 4, 8)):
     return [
-        Point("llama-3-70b", wiring, tp, batch, 1024, 512, "h100", "nvlink")
+        Scenario("llama-3-70b", wiring, tp, batch, 1024, 512, "h100", "nvlink")
         for batch in batches
         for tp in tps
         for wiring in ("standard", "ladder", "upper_bound")
@@ -132,7 +132,7 @@ def test_a_csv_without_measured_values_is_refused(tmp_path):
     path = tmp_path / "points.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Point._fields)
+        writer.writerow(Scenario._fields)
         writer.writerow(points()[0])
     with pytest.raises(UserError, match="no row to fit"):
         read_rows([path])

@@ -13,11 +13,11 @@ from ladder.model.modeling import LadderConfig
 from ladder.model.sizes import SIZES, size
 from ladder.simulate.calibration import find_link, load, protocols
 from ladder.simulate.implementation import IMPLEMENTATIONS
-from ladder.simulate.model import Point, interval, predict
+from ladder.simulate.model import Scenario, interval, predict
 from ladder.simulate.run import ADDED, COLUMNS, grid
 
 CALIBRATION = load()
-BASE = Point("llama-3-70b", "standard", 8, 1, 1024, 512, "h100", "nvlink")
+BASE = Scenario("llama-3-70b", "standard", 8, 1, 1024, 512, "h100", "nvlink")
 SEQUENTIAL = ["standard", "ladder", "ladder-2", "ladder-5", "ladder@16-31", "parallel", "spd", "desync-2x", "dtp-1"]
 WIRINGS = [*SEQUENTIAL, "parallel-2norm", "partial", "desync-nx", "fal", "fal+", "upper_bound"]
 LINKS = [*CALIBRATION.links, "pcie", "ethernet", "nvlink-one-shot", "5us+100GB/s", "200us+1GB/sx2"]

@@ -11,7 +11,7 @@ from ladder.cli import main
 from ladder.errors import UserError
 from ladder.simulate import crossings
 from ladder.simulate.calibration import load
-from ladder.simulate.model import Point, predict
+from ladder.simulate.model import Scenario, predict
 from ladder.simulate.study import add_arguments, asked, study
 from ladder.wiring import Wiring
 
@@ -36,7 +36,7 @@ def fitting(done, **where):
 
 def test_cells_are_what_the_model_predicts(done):
     cell = fitting(done, model="llama-3-70b", link="nvlink", tp=8, batch=16)[0]
-    point = Point("llama-3-70b", "ladder", 8, 16, 1024, 512, "h100", "nvlink", "serving")
+    point = Scenario("llama-3-70b", "ladder", 8, 16, 1024, 512, "h100", "nvlink", "serving")
     found = predict([point, point._replace(wiring="standard")], load(), intervals=True)
     assert cell["speedup"]["ladder"][0] == pytest.approx(found.speedup[0], rel=1e-4)
     assert cell["per_gpu"] == pytest.approx(found.tokens_per_s[1] / 8, rel=1e-4)

@@ -8,7 +8,7 @@ import pytest
 
 from ladder.cli import main
 from ladder.simulate.calibration import load
-from ladder.simulate.model import Point, predict
+from ladder.simulate.model import Scenario, predict
 
 pytestmark = pytest.mark.browser
 
@@ -63,7 +63,7 @@ def test_an_address_holds_the_state(page, whatif):
     assert field(page, "Link").input_value() == "ib-ndr"
     assert field(page, "Prompt tokens").input_value() == "512"
     assert field(page, "New tokens").input_value() == "512"
-    point = Point("llama-3.1-405b", "ladder", 16, 4, 512, 512, "h200", "ib-ndr", "serving")
+    point = Scenario("llama-3.1-405b", "ladder", 16, 4, 512, 512, "h200", "ib-ndr", "serving")
     ours = predict([point], load())
     assert cells(page, "ladder, partial")[:2] == [f"{ours.tokens_per_s[0]:.0f}", f"{ours.speedup[0]:.2f}×"]
     assert f"{ours.speedup[0]:.2f}×" in page.locator(".headline").inner_text()
@@ -88,7 +88,7 @@ def test_a_typed_link_starts_from_the_chosen_one(page, whatif):
     field(page, "Bandwidth").fill("50")
     assert state(page)["link"] == "80us+50GB/s"
     assert "--link 80us+50GB/s " in page.locator(".terminal code").inner_text()
-    ours = predict([Point("llama-3-70b", "ladder", 8, 1, 1024, 512, "h100", "80us+50GB/s")], load())
+    ours = predict([Scenario("llama-3-70b", "ladder", 8, 1, 1024, 512, "h100", "80us+50GB/s")], load())
     after = cells(page, "ladder, partial")
     assert after != before
     assert after[1] == f"{ours.speedup[0]:.2f}×"

@@ -12,7 +12,7 @@ from toy import model as toy_model
 from ladder.parallel.group import Group
 from ladder.train import layout
 from ladder.train.batches import IGNORE, Batch
-from ladder.train.layout import whole
+from ladder.train.layout import full_tensor
 from ladder.train.losses import LOGITS, divergence, measure, token_losses, tokens
 
 PIECE = 7 * VOCAB  # logits: 7 tokens at a time
@@ -143,7 +143,7 @@ def sharded(rank_and_size, bf16: bool = False) -> list:
         loss, _ = measure(net, given, "cpu", ALL, teacher, most=PIECE)
         (loss * rank_and_size.size).backward()
         loss = rank_and_size.sum(loss.detach().double())
-        norms = {name: whole(p.grad).double().norm().item() for name, p in net.named_parameters()}
+        norms = {name: full_tensor(p.grad).double().norm().item() for name, p in net.named_parameters()}
         found.append([loss.item(), sum(n**2 for n in norms.values()) ** 0.5, norms["model.embed_tokens.weight"]])
     return found
 

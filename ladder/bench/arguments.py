@@ -5,7 +5,7 @@ import argparse
 from ladder.bench.grid import Shape
 from ladder.bench.memory import check_fits, in_flight, need, rank_part
 from ladder.bench.options import defaults
-from ladder.bench.point import DTYPES, Point
+from ladder.bench.point import DTYPES, BenchCase
 from ladder.errors import UserError
 from ladder.links import link
 from ladder.model.modeling import LadderConfig
@@ -45,7 +45,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--extrapolate needs --layers of at least 2: it takes the times of these and of half of them")
 
 
-def point(args: argparse.Namespace, shape: Shape) -> Point:
+def point(args: argparse.Namespace, shape: Shape) -> BenchCase:
     """The point of one shape; raises UserError for what the model, the wirings and the degree do not allow."""
     row = size(shape.size)
     layers = args.layers or row.layers
@@ -68,7 +68,7 @@ def point(args: argparse.Namespace, shape: Shape) -> Point:
         )
     chosen = {"dtype": args.dtype, "compute": tuple(args.compute), "attention": args.attention}
     chosen |= {"seed": args.seed, "replicate_kv": args.replicate_kv, "device": args.device}
-    return Point(config, *shape[1:], tuple(args.wirings), **chosen)
+    return BenchCase(config, *shape[1:], tuple(args.wirings), **chosen)
 
 
 def fits(args: argparse.Namespace, shape: Shape) -> None:

@@ -5,14 +5,14 @@ from dataclasses import asdict
 import numpy as np
 
 from ladder.bench.bandwidth import step_bytes
-from ladder.bench.emulation import Rank0, Timed, Wire
-from ladder.bench.point import DTYPES, Point
+from ladder.bench.point import DTYPES, BenchCase
+from ladder.bench.rank0 import Rank0, Timed, Wire
 from ladder.bench.rows import compare, throughput, what
 from ladder.bench.statistics import estimate, hidden, matters
 from ladder.schedule import length, timeline
 
 
-def shared(point: Point) -> dict:
+def shared(point: BenchCase) -> dict:
     """Columns of all rows; one rank needs no link, so nothing is emulated."""
     if point.tp == 1:
         return what(point, backend="none", origin="measured")

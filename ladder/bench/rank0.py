@@ -10,7 +10,7 @@ import torch
 
 from ladder.bench.bandwidth import copy_bandwidth
 from ladder.bench.baseline import Baseline
-from ladder.bench.point import DTYPES, Point, check_logits, check_order, check_path
+from ladder.bench.point import DTYPES, BenchCase, check_logits, check_order, check_path
 from ladder.bench.rows import extrapolated
 from ladder.bench.timing import Timer
 from ladder.errors import UserError
@@ -39,7 +39,7 @@ class Wire:
         """Seconds of one all-reduce of ``size`` bytes."""
         return self.alpha + size * self.beta
 
-    def communicator(self, point: Point, virtual: bool = False):
+    def communicator(self, point: BenchCase, virtual: bool = False):
         if point.device == "cuda" and point.tp == 1:
             return Solo()
         if point.device == "cuda":
@@ -60,7 +60,7 @@ class Rank0:
     full: layers of the whole model, to which times are extrapolated if fewer run.
     """
 
-    def __init__(self, point: Point, full: int | None = None, baseline: bool = False):
+    def __init__(self, point: BenchCase, full: int | None = None, baseline: bool = False):
         self.point, self.full = point, full
         if point.device == "cpu":
             torch.set_num_threads(cores())
@@ -207,7 +207,7 @@ def bandwidth(device: str, dtype: str) -> dict:
 
 
 @contextlib.contextmanager
-def fixed_shapes(point: Point):
+def fixed_shapes(point: BenchCase):
     """While it lasts compiled code checks only what tells its versions apart; all shapes have been compiled before."""
     if point.compute == ("eager",):
         yield
