@@ -70,7 +70,9 @@ def explained(where: str) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # libraries raise nothing more precise: KeyError, TypeError, Exception itself
+    except BaseException as error:  # libraries raise nothing more precise: KeyError, TypeError, Exception itself
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a library in Rust
+            raise
         if isinstance(error.__cause__, UserError):  # of our own validation, wrapped by theirs
             raise UserError(f"{where} ({error.__cause__})") from error
         cause = error.__cause__ if type(error).__name__.startswith("StrictDataclass") and error.__cause__ else error

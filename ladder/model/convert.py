@@ -1,6 +1,6 @@
 """Rewire a decoder's checkpoint: the same weights under another wiring.
 
-in:  a Hugging Face directory of a decoder (or a hub name), safetensors
+in:  a Hugging Face directory of a decoder (or a hub name): safetensors, or pickled tensors; or a GGUF file
 out: OUT/ with the same weights bit for bit, the wiring in config.json, tokenizer and chat template carried
 
     ladder convert results/default/pretrain/tiny-standard-s0/model converted --wiring ladder@5-9
@@ -9,6 +9,8 @@ out: OUT/ with the same weights bit for bit, the wiring in config.json, tokenize
 Nothing is computed and nothing but headers is read into memory: the weights of all wirings have the same names. `fal`
 and `fal+` have one norm more, which starts at 0 and is trained by `ladder adapt`. A wiring in which a rank reads its
 own share (spd, desync-2x, partial, dtp-1, ...) is another function at every tensor-parallel degree: --tp says at which.
+
+A GGUF file (with the package gguf) and pickled weights are read whole by transformers, and come out as safetensors.
 
 Families other than Llama (`ladder families` lists them) have neither of these yet. Their config.json gets a model type
 of its own, `ladder_qwen3`, so that no other program computes another function from it; `--wiring standard` gives the
@@ -45,11 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    from ladder.model.imported import imported
+
     template = chat_template(args.chat_template) if args.chat_template else None
-    source = find(args.source)
+    with imported(find(args.source), args.out) as source:
+        rewire(args, source, template)
+
+
+def rewire(args: argparse.Namespace, source: Path, template: str | None) -> None:
     what = check(source, args.wiring, args.tp)
-    if not Path(args.source).is_dir():  # the copy of a hub's model is called by its commit
-        what["model"] = args.source.partition("/")[2]
+    if "sha256" not in what:  # not one of ours: called as the user calls it
+        what["model"] = Path(args.source).resolve().name.removesuffix(".gguf")
     what["model"] = args.model or what["model"]
     name = f"{what['model']}-{args.wiring}" + ("" if what.get("seed") is None else f"-s{what['seed']}")
     columns = {key: what.get(key) for key in ("model", "seed")}
@@ -69,8 +77,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 def find(source: str) -> Path:
-    """The directory called ``source``, or a local copy of the hub's model of that name."""
-    if Path(source).is_dir():
+    """The directory or GGUF file called ``source``, or a local copy of the hub's model of that name."""
+    if Path(source).is_dir() or (Path(source).is_file() and Path(source).suffix == ".gguf"):
         return Path(source)
     if Path(source).exists() or source.count("/") != 1 or source.startswith((".", "/")):
         raise UserError(f"{source}: no such checkpoint directory")
