@@ -81,7 +81,7 @@ def test_evaluate_and_bench_keep_files_that_are_no_records(tmp_path, monkeypatch
     out.mkdir()
     from ladder.bench import grid
 
-    monkeypatch.setattr(grid, "record", lambda *_: "one.json")
+    monkeypatch.setattr(grid, "name", lambda *_: "one")
     (tmp_path / "model/one").mkdir(parents=True)
     for line in (["evaluate", f"{tmp_path}/model/one", "--task", "cloze"], ["bench", *BENCH.split()]):
         (out / "one.json").write_text('{"mine": 1}')
