@@ -56,7 +56,11 @@ def _save(source: Path, gguf: Path | None, folder: Path) -> None:
 
     disable_progress_bar()
     how = {"gguf_file": gguf.name, "dtype": torch.float32} if gguf else {"dtype": "auto", "use_safetensors": False}
-    model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **how)
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        source, trust_remote_code=False, output_loading_info=True, **how
+    )
+    if problems := {key: sorted(map(str, names))[:3] for key, names in loading.items() if names}:
+        raise ValueError(f"its weights are not those of its configuration: {problems}")  # or they would be made up
     if gguf:  # transformers will not save what it calls quantised: a model of the same configuration is not
         config, state = model.config, model.state_dict()
         del config.quantization_config
