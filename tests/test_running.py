@@ -14,6 +14,8 @@ from ladder import running
 from ladder.plan import Plan
 from ladder.running import alone, has_ended, identity
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 LIVES = "import sys; from pathlib import Path; from ladder.running import alone; a = alone(Path('.snakemake/locks'))"
 

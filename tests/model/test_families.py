@@ -21,6 +21,8 @@ from ladder.model.rewire import rewire
 from ladder.model.tiny import tiny
 from ladder.reading import read_json
 
+pytestmark = pytest.mark.slow
+
 TAKEN = ["qwen3", "mistral", "gemma2", "olmo2", "granite", "qwen3_moe", "phi3"]
 IDS = torch.tensor([[5, 9, 2, 33, 7, 21, 40]])
 

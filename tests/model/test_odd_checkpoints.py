@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 from ladder.cli import main
 from ladder.model.checkpoint import load
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.arange(12).view(2, 6)
 NORMS = [f"model.layers.{n}.{kind}_layernorm.weight" for n in range(3) for kind in ("input", "post_attention")]
 

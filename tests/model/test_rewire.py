@@ -79,6 +79,7 @@ def literal(model, reads):
     return sum(outputs, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_family_is_rewired_exactly_or_refused(name):
     model, reason = taken(name)
@@ -103,6 +104,7 @@ def test_a_family_is_rewired_exactly_or_refused(name):
     assert torch.equal(logits(model), logits(untouched))
 
 
+@pytest.mark.slow
 def test_enough_families_are_taken():
     verdicts = [verdict(name) for name in NAMES]
     assert sum(1 for one in verdicts if one.form) >= LEAST
