@@ -39,13 +39,11 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """How the layers of a family are made. ``dropout``: names of what its outputs go through, and does nothing in
-    evaluation. ``scaled``: its outputs are multiplied by the layer's ``residual_multiplier``."""
+    """How the layers of a family are made, in words and by the names of their submodules."""
 
     words: str
     attention: Part
     mlp: Part
-    dropout: tuple[str, ...] = ()
 
     def names(self) -> set[str]:
         return {name for part in (self.attention, self.mlp) for name in part if name}
@@ -99,6 +97,9 @@ FORMS = (
 def form_of(layer: nn.Module) -> Form:
     """The form of a decoder layer. Raises UserError naming what about it is not understood."""
     names = {name for name, child in layer.named_children() if not isinstance(child, nn.Dropout | nn.Identity)}
+    for name, child in layer.named_children():  # which a rewired layer passes by
+        if isinstance(child, nn.Dropout) and child.p:
+            raise UserError(f"{type(layer).__name__}: drops {child.p:g} of its outputs ({name}); set that to 0 first")
     for form in FORMS:
         if form.names() == names:
             return form

@@ -205,3 +205,8 @@ def test_a_family_whose_layers_do_more_is_found_out(monkeypatch):
 
 def test_forms_are_told_apart_by_their_submodules():
     assert len({frozenset(form.names()) for form in FORMS}) == len(FORMS)
+
+
+def test_a_dropout_of_the_stream_is_refused_unless_it_drops_nothing():
+    with pytest.raises(UserError, match=r"Phi3DecoderLayer: drops 0.1 of its outputs \(resid_attn_dropout\)"):
+        rewire(tiny("phi3", resid_pdrop=0.1), "ladder")
