@@ -88,7 +88,8 @@ class Entry:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("campaign", type=Path, metavar="FILE", help="YAML file")
     parser.add_argument("--out", action=OutputFolder, writes=(SUMMARY, "*.log"), help="directory to write in")
-    parser.add_argument("--work", type=Path, default=Path("build/campaign"), help="where data and models go")
+    work = {"default": Path("build/campaign"), "help": "where data and models go (default: %(default)s)"}
+    parser.add_argument("--work", action=OutputFolder, **work)
     parser.add_argument("--minutes", type=float, help="stop after so long (default: when all is done)")
     parser.add_argument("--only", nargs="+", metavar="ENTRY", help="these entries only")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="what {KEY} in a command stands for")
