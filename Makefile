@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 SNAKEMAKE = snakemake --cores all reports/all --configfile "$(CONFIG)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reports test test-fast lint site ui clean
+.PHONY: help setup reports test test-fast torture lint site ui clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -39,6 +39,9 @@ test: setup  ## run the tests on all cores
 
 test-fast: setup  ## run the tests that are quick, start no other processes and open no browser
 	$(BIN)/pytest -n auto -m "not slow and not ranks and not browser"
+
+torture: setup  ## disturb the toy pipeline KILLS=12 times: kills, locks, clocks, two at once (not part of the tests)
+	$(BIN)/python -m tests.torture --kills $(or $(KILLS),12)
 
 lint: setup  ## formatting, types and lint, of Python and of the workflow
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
