@@ -26,6 +26,7 @@ COMMANDS = {
     "families": ("ladder.report.families", "list the families of decoders that can be rewired"),
     "export": ("ladder.model.export", "write a checkpoint that loads without this package"),
     "adapt": ("ladder.train.adapt", "finetune a converted checkpoint on chat data"),
+    "fetch": ("ladder.evaluate.fetch", "copy the data sets of lm-eval's tasks, for machines without a network"),
     "evaluate": ("ladder.evaluate.run", "evaluate checkpoints with lm-eval"),
     "sensitivity": ("ladder.evaluate.sensitivity", "find which layers are free to convert, for which wiring"),
     "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),

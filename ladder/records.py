@@ -39,6 +39,7 @@ COLUMNS = {
     "timed_layers": "number of layers that really ran, where the model has more",
     "phase": "prefill | decode | both",
     "task": "evaluation task",
+    "split": "which split of the task's data set: test, validation",
     "metric": "name of the quantity",
     "value": "the number",
     "unit": "its unit",
