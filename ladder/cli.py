@@ -39,6 +39,7 @@ COMMANDS = {
     "simulate study": ("ladder.simulate.study", "predict where each wiring wins, over models, links and batches"),
     "simulate page": ("ladder.report.whatif", "write the simulator's tables for the what-if page"),
     "calibrate": ("ladder.simulate.calibrate", "fit the simulator to measured points"),
+    "together": ("ladder.together", "run several commands in one process"),
     "report": ("ladder.report.build", "render tables, figures and claims from records"),
 }
 

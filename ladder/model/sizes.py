@@ -72,6 +72,7 @@ SIZES = {
     "paper-3b-timed": Size(40, 2304, 32, 32, 9216, 49152, tied=True),  # the benchmark had 32 heads, the model 36
     "paper-3b-larger": Size(52, 2304, 36, 36, 9216, 49152, tied=True),
     # published Llama checkpoints
+    "smollm2": Size(30, 576, 9, 3, 1536, 49152, tied=True, positions=8192, rope_theta=100000.0),  # 135M
     "llama-3.2-1b": Size(16, 2048, 32, 8, 8192, 128256, tied=True, rope_factor=32.0, **LLAMA3),
     "llama-3.2-3b": Size(28, 3072, 24, 8, 8192, 128256, tied=True, rope_factor=32.0, **LLAMA3),
     "llama-3-8b": Size(32, 4096, 32, 8, 14336, 128256, positions=8192, rope_theta=500000.0),
