@@ -25,6 +25,7 @@ COLUMNS = {
     "wiring": "standard, ladder, ladder@4-7, ...",
     "converted": "how many layers have the wiring, the others being standard",
     "layers": "which layers those are, e.g. 7-9",
+    "added": "the layer that this step of a choice of layers added",
     "variant": "what was done to it: pretrained, converted; then adapted (finetuned), distilled, progressive",
     "seed": "seed of the run",
     "tp": "tensor-parallel degree",
@@ -52,7 +53,7 @@ COLUMNS = {
 }
 
 
-WHOLE = ("converted", "seed", "tp", "batch", "prompt", "new_tokens", "timed_layers", "n")
+WHOLE = ("converted", "added", "seed", "tp", "batch", "prompt", "new_tokens", "timed_layers", "n")
 NUMBERS = ("rho", "value", "low", "high", "stderr")
 
 

@@ -253,9 +253,17 @@ class ResidualStream:
         self.x = self.x + landed
 
 
-def run(x, modules: Sequence[Module], table: Table, all_reduce: Callable, signal_norm: Callable | None = None):
-    """Run all modules over the stream ``x``; return it. The arguments are those of :class:`ResidualStream`."""
-    stream = ResidualStream(x, table, all_reduce, signal_norm)
+def run(
+    x,
+    modules: Sequence[Module],
+    table: Table,
+    all_reduce: Callable,
+    signal_norm: Callable | None = None,
+    begin: Callable = ResidualStream,
+):
+    """Run all modules over the stream ``x``; return it. The arguments are those of :class:`ResidualStream`, or of what
+    ``begin`` makes in its place."""
+    stream = begin(x, table, all_reduce, signal_norm)
     for module, _ in zip(modules, table, strict=True):
         stream.run(module)
     return stream.end()

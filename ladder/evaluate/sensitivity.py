@@ -1,56 +1,68 @@
-"""Which layers of a standard checkpoint are free to convert, for which wiring? Asked before any training.
+"""Which layers of a standard checkpoint can be converted, to which wiring, and at what loss? Asked before any training.
 
-The layers are converted from the last to the first, one more each time (`W@9`, `W@8-9`, ...), or each on its own with
---each. Every point reads the same held-out windows, so the change of the loss against the original is paired: its
-standard error is that of the differences. A number of layers is free while the change stays within 0.01 nats, or two
-standard errors if that is more, up to it. The model is loaded once and rewired in place.
+Each layer is converted alone, then the last n, then a set that grows by the layer that adds least to the loss: how many
+layers against nats is the frontier that is printed. Sets are chosen on every other window of the text and measured on
+those between; changes of the loss against the original are paired by window, and so are their standard errors.
 
-Text comes from `ladder tokens`, if the checkpoint has the tokenizer they were made with, or from any file of yours,
-through the checkpoint's own tokenizer. Prints a table, and writes a record with the losses of every window.
+--layers N or --budget NATS asks for one of the sets; otherwise the largest that is free is recommended: whose loss
+rises by at most 0.01 nats, or two standard errors if that is more. `ladder convert SRC OUT --layers-from RECORD` takes
+it, or any other (--layers, --budget). The model is loaded once, in bf16 where the processor has it, and rewired in
+place; streams before each layer stay in memory, so that no pass repeats what an earlier one did.
 
-  ladder sensitivity build/models/tiny-standard-s0 --tokens build/tokens --wiring ladder parallel-2norm \\
-      --record build/records/sensitivity.json
-  ladder sensitivity meta-llama/Llama-3.2-1B --text mine.txt --sequence 2048 --wiring ladder desync-2x --tp 2 \\
-      --record sensitivity.json
+MODEL is a directory, a GGUF file or a hub's name. Text comes from any file of yours, through the model's own tokenizer,
+or from `ladder tokens`, if the model has the tokenizer they were made with. A set is of one wiring: `parallel-2norm`
+bears more layers than `ladder`, `ladder-2` fewer, and `partial` is one function more at each --tp.
+
+  ladder sensitivity SmolLM2-135M-Instruct.Q4_1.gguf --text wikitext.txt --budget 0.3 --record scan.json
+  ladder sensitivity meta-llama/Llama-3.2-1B --text mine.txt --wiring ladder-2 parallel-2norm partial --tp 2 \\
+      --layers 8 --record scan.json
 """
 
 import argparse
 import itertools
 import math
-import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from ladder.errors import UserError
+from ladder.evaluate.frontier import ALONE, CHOSEN, LAST, ScanPoint, passes, scan
 from ladder.evaluate.metrics import standard_error
 from ladder.files import sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.model.chosen import RECOMMENDED, architecture, fitting
 from ladder.outputs import path_or_name
+from ladder.progress import Progress
 from ladder.reading import read_json, take
-from ladder.wiring import Wiring
+from ladder.wiring import Wiring, spell_layers
 
-MOST = math.log(sys.float_info.max)  # nats whose perplexity is a float
-FREE = 0.01  # nats: smaller changes of the loss do not matter
 READ = 16  # times the tokens that are needed are read of a text, so that windows come from many documents
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=path_or_name, help="a standard one: directory, or a name on the model hub")
+    parser.add_argument("checkpoint", metavar="MODEL", type=path_or_name, help="directory, GGUF, or name on the hub")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tokens", type=Path, help="directory of `ladder tokens`; its test split is read")
     source.add_argument("--text", type=Path, help="a file or directory of held-out .txt, .md, .jsonl or .parquet")
+    source.add_argument("--tokens", type=Path, help="directory of `ladder tokens`; its test split is read")
     parser.add_argument("--text-field", default="text", help="the column that holds the text (default: text)")
-    parser.add_argument("--wiring", nargs="+", required=True, help="ladder, parallel-2norm, desync-2x, ...")
+    parser.add_argument(
+        "--wiring", nargs="+", default=["ladder"], help="ladder (default), parallel-2norm, ladder-2, ..."
+    )
     parser.add_argument("--tp", type=int, help="tensor-parallel degree of the wirings that depend on it")
-    parser.add_argument("--each", action="store_true", help="convert each layer on its own, the others standard")
-    parser.add_argument("--windows", type=int, default=32, help="windows of text to read (default: 32)")
-    parser.add_argument("--sequence", type=int, default=128, help="tokens in a window (default: 128)")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--layers", type=int, help="recommend the set of so many layers")
+    asked.add_argument(
+        "--budget", type=float, help="recommend the largest set whose loss rises by at most so many nats"
+    )
+    parser.add_argument("--windows", type=int, default=16, help="windows to choose on, and to measure on (default: 16)")
+    parser.add_argument("--sequence", type=int, default=256, help="tokens in a window (default: 256)")
     parser.add_argument("--batch", type=int, default=8, help="windows at once (default: 8)")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bf16 where it is fast")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--model", help="row of the table of sizes to file the result under")
     add_job_arguments(parser)
@@ -58,18 +70,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     degrees = check_wirings(args.wiring, args.tp)
-    for key, least in (("windows", 2), ("sequence", 1), ("batch", 1)):
-        if getattr(args, key) < least:
-            raise UserError(f"--{key} {getattr(args, key)} must be at least {least}")
+    for key, least in (("windows", 2), ("sequence", 1), ("batch", 1), ("layers", 1)):
+        if (value := getattr(args, key)) is not None and value < least:
+            raise UserError(f"--{key} {value} must be at least {least}")
 
     from ladder.model.convert import find
+    from ladder.model.imported import imported
+
+    with imported(find(args.checkpoint), args.record) as folder:
+        of_checkpoint(args, degrees, folder)
+
+
+def of_checkpoint(args: argparse.Namespace, degrees: dict[str, int | None], checkpoint: Path) -> None:
     from ladder.model.opened import Checkpoint
 
-    opened = Checkpoint.open(find(args.checkpoint))
-    checkpoint, described = opened.folder, opened.card
+    opened = Checkpoint.open(checkpoint)
+    described = opened.card
     if described["wiring"] != "standard":
         raise UserError(f"{checkpoint}: its wiring is {described['wiring']!r}; the scan starts from a standard model")
     opened.positions(args.sequence)
+    layers = opened.config["num_hidden_layers"]
+    if args.layers and args.layers > layers:
+        raise UserError(f"--layers {args.layers}: {args.checkpoint} has only {layers}")
     windows = (shard_windows if args.tokens else text_windows)(args, checkpoint)
     if windows.max() >= opened.config["vocab_size"]:
         raise UserError(
@@ -86,28 +108,55 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("--device cuda: this machine has no CUDA device; use --device cpu")
     for wiring, tp in degrees.items():
         opened.fit(wiring, tp)
-    layers = opened.config["num_hidden_layers"]
-    model, _ = load(checkpoint)
-    name = args.model or described["model"]
-    about = {"model": name, "variant": "converted", "seed": described.get("seed")}
+    dtype = ("bf16" if fast_bf16(device) else "fp32") if args.dtype == "auto" else args.dtype
+    model, _ = load(checkpoint, DTYPES[dtype])
+    called = described["model"] if "sha256" in described else Path(args.checkpoint).resolve().name.removesuffix(".gguf")
+    name = args.model or called
+    about = {"model": name, "variant": "converted", "seed": described.get("seed"), "dtype": dtype}
     run = name if about["seed"] is None else f"{name}-s{about['seed']}"
     with job(args, "sensitivity", run, **{k: v for k, v in about.items() if v is not None}) as this:
-        points, total = [], len(degrees) * (layers + 1)
-        for point in scan(model.to(device), degrees, windows, args.batch, args.each):
-            if not np.isfinite(point.loss).all():
-                raise UserError(
-                    f"{checkpoint}: its losses under wiring {point.spelled!r} are no finite numbers; it may have been "
-                    f"damaged in training, or its numbers may be too large for {opened.dtype}"
-                )
-            points.append(point)
-            progress = f"{len(points)}/{total} {point.wiring}, layers {point.layers or 'none'}"
-            print(f"{progress}: loss change {point.change.mean():+.4f}", file=sys.stderr, flush=True)
-        print(card_of(points, args.each))
-        settings = {key: getattr(args, key) for key in ("windows", "sequence", "each")}
-        windows = {point.spelled: point.loss.tolist() for point in points}
-        this.finish(
-            [this.row(**row, origin="measured") for row in rows(points, args.each)], settings=settings, losses=windows
-        )
+        points, apart = [], (windows[0::2], windows[1::2])
+        with Progress(len(degrees) * passes(layers), "pass") as progress:
+            for wiring, tp in degrees.items():
+
+                def told(count: int, wiring=wiring) -> None:
+                    progress.advance(count, f"{wiring}: {progress.done:,} of {progress.total:,} passes")
+
+                for point in scan(model.to(device), Wiring(wiring, tp=tp), *apart, args.batch, told):
+                    if not np.isfinite(point.loss).all():
+                        raise UserError(
+                            f"{checkpoint}: its losses under wiring '{point.wiring}' are no finite numbers; it may "
+                            f"have been damaged in training, or its numbers may be too large for {dtype}"
+                        )
+                    points.append(point)
+        tidy = [this.row(**row, origin="measured") for row in rows(points)]
+        print(card_of(points))
+        unmet = None
+        for wiring in degrees:
+            steps = [row for row in tidy if row["metric"] == CHOSEN and row["wiring"] == wiring]
+            try:
+                row = fitting(steps, args.layers, args.budget, f"{args.record}, {wiring}")
+            except UserError as error:  # said when the record is written
+                unmet = error
+                continue
+            tidy.append(recommended := {**row, "metric": RECOMMENDED, "value": row["converted"], "unit": "layers"})
+            del recommended["stderr"]
+            print(f"recommended: {wiring}@{row['layers']} ({row['value']:+.4f} ± {row['stderr']:.4f} nats)")
+        settings = {"windows": args.windows, "sequence": args.sequence, "model": architecture(opened)}
+        losses = {f"{point.metric} {point.wiring}": point.loss.tolist() for point in points}
+        curves = [row for row in tidy if row["metric"] != ALONE]
+        this.finish(tidy, tracked=curves, settings=settings, losses=losses)
+        if unmet and (args.layers or args.budget is not None):
+            raise unmet
+
+
+def fast_bf16(device: str) -> bool:
+    """Whether matrix products are faster in bf16 than in fp32."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def check_wirings(wirings: list[str], tp: int | None) -> dict[str, int | None]:
@@ -133,7 +182,7 @@ def scannable(wiring: str) -> None:
 
 
 def shard_windows(args: argparse.Namespace, checkpoint: Path) -> np.ndarray:
-    """Token ids [N, S + 1] of --windows windows of the test split of --tokens."""
+    """Token ids [2 N, S + 1] of twice --windows windows of the test split of --tokens."""
     from ladder.data.shards import TokenShards
 
     manifest, own = args.tokens / "manifest.json", checkpoint / "tokenizer.json"
@@ -144,7 +193,7 @@ def shard_windows(args: argparse.Namespace, checkpoint: Path) -> np.ndarray:
 
 
 def text_windows(args: argparse.Namespace, checkpoint: Path) -> np.ndarray:
-    """Token ids [N, S + 1] of --windows windows of --text, under the checkpoint's tokenizer."""
+    """Token ids [2 N, S + 1] of twice --windows windows of --text, under the checkpoint's tokenizer."""
     from ladder.data.corpus import from_files
     from ladder.data.sources import local_files
     from ladder.data.tokenizer import load
@@ -153,7 +202,7 @@ def text_windows(args: argparse.Namespace, checkpoint: Path) -> np.ndarray:
     tokenizer, eos = load(checkpoint)
     documents = from_files(local_files([args.text]), args.text_field)
     stream = itertools.chain.from_iterable(encode(tokenizer, eos, documents))
-    ids = np.fromiter(itertools.islice(stream, READ * args.windows * args.sequence + 1), np.int64)
+    ids = np.fromiter(itertools.islice(stream, READ * 2 * args.windows * args.sequence + 1), np.int64)
     windows = _spread(args, args.text, len(ids), lambda start, length: ids[start : start + length])
     # What the tokenizer puts before every text (Llama's bos, without which its losses are not its own) stands in the
     # place of the one token of a window that is not scored.
@@ -165,120 +214,56 @@ def _spread(args: argparse.Namespace, place: Path, tokens: int, read) -> np.ndar
     """Windows spread evenly over the ``tokens`` tokens of ``place``; ``read(start, length)`` gives some of them."""
     from ladder.train.batches import evenly
 
-    found = max(0, tokens - 1) // args.sequence
-    if found < args.windows:
+    there, needed = max(0, tokens - 1) // args.sequence, 2 * args.windows
+    if there < needed:
         raise UserError(
-            f"{place}: holds {found} windows of {args.sequence} tokens, fewer than --windows {args.windows}; give more "
-            "text, fewer windows or a shorter --sequence"
+            f"{place}: holds {there} windows of {args.sequence} tokens, fewer than twice --windows {args.windows}; "
+            "give more text, fewer windows or a shorter --sequence"
         )
-    starts = evenly(found, args.windows) * args.sequence
+    starts = evenly(there, needed) * args.sequence
     return np.stack([read(int(start), args.sequence + 1) for start in starts])
 
 
-class ScanPoint(NamedTuple):
-    """A rewired model's losses: ``loss`` [N] mean of each window, in nats; ``change`` [N] against the original's."""
-
-    wiring: str
-    tp: int | None
-    converted: int  # number of layers
-    layers: str  # which: "7-9", "" for none
-    loss: np.ndarray
-    change: np.ndarray
-
-    @property
-    def spelled(self) -> str:
-        return f"{self.wiring}@{self.layers}" if self.layers else "standard"
-
-    @property
-    def perplexity(self) -> float:
-        """Infinite where it is beyond a float (a loss above 709 nats)."""
-        return math.exp(self.loss.mean()) if self.loss.mean() < MOST else math.inf
-
-    @property
-    def stderr(self) -> float:
-        return standard_error("loss_change", self.change)
-
-    @property
-    def free(self) -> bool:
-        return self.change.mean() <= max(FREE, 2 * self.stderr)
-
-
-def scan(
-    model, degrees: dict[str, int | None], windows: np.ndarray, batch: int, each: bool = False
-) -> Iterator[ScanPoint]:
-    """Rewire ``model`` in place, point by point, and yield each; the original comes first, under every wiring's name.
-
-    degrees: {wiring: tensor-parallel degree or None}; windows: token ids [N, S + 1].
-    """
-    from ladder.model.rewire import layers_of, set_wiring
-
-    layers = len(layers_of(model))
-    set_wiring(model, "standard")
-    original = losses(model, windows, batch)
-    for wiring, tp in degrees.items():
-        yield ScanPoint(wiring, tp, 0, "", original, np.zeros_like(original))
-        for first in reversed(range(layers)):
-            last = first if each else layers - 1
-            chosen = str(first) if first == last else f"{first}-{last}"
-            set_wiring(model, f"{wiring}@{chosen}", tp)
-            loss = losses(model, windows, batch)
-            yield ScanPoint(wiring, tp, last - first + 1, chosen, loss, loss - original)
-
-
-def losses(model, windows: np.ndarray, batch: int) -> np.ndarray:
-    """Mean loss of each window [N], in nats."""
-    import torch
-
-    from ladder.train.batches import Batch
-    from ladder.train.losses import token_losses
-
-    with torch.inference_mode():
-        parts = [
-            token_losses(model, Batch(part[:, :-1], part[:, 1:], None), model.device).double().mean(1).cpu()
-            for part in np.split(windows, range(batch, len(windows), batch))
-        ]
-    return torch.cat(parts).numpy()
-
-
 def free_layers(points: list[ScanPoint]) -> int:
-    """The most layers that one wiring's scan converted before the loss changed."""
+    """The most layers that one wiring's scan from the end converted before the loss changed."""
     return sum(1 for _ in itertools.takewhile(lambda point: point.free, points)) - 1  # less the original
 
 
-def by_wiring(points: list[ScanPoint]) -> Iterator[tuple[ScanPoint, list[ScanPoint]]]:
-    """(the original, all points) of each wiring."""
-    for _, group in itertools.groupby(points, lambda point: point.wiring):
+def by_wiring(points: list[ScanPoint]) -> Iterator[dict[str, list[ScanPoint]]]:
+    """{metric: points} of each wiring."""
+    for _, group in itertools.groupby(points, lambda point: point.wiring.name):
         group = list(group)
-        yield group[0], group
+        yield {metric: [point for point in group if point.metric == metric] for metric in (LAST, ALONE, CHOSEN)}
 
 
-def rows(points: list[ScanPoint], each: bool) -> Iterator[dict]:
-    """Tidy rows: perplexity and loss change of every point, and how many layers are free for each wiring."""
-    for original, group in by_wiring(points):
-        what = {"wiring": original.wiring, "tp": original.tp}
-        for point in group:
-            here = what | {"converted": point.converted, "layers": point.layers or None, "n": len(point.loss)}
+def rows(points: list[ScanPoint]) -> Iterator[dict]:
+    """Tidy rows: every point, and for each wiring how many layers from the end are free."""
+    for group in by_wiring(points):
+        what = {"wiring": group[LAST][0].wiring.name, "tp": group[LAST][0].wiring.tp}
+        for point in itertools.chain(*group.values()):
+            here = what | {"converted": len(point.layers), "n": len(point.loss)}
+            here |= {"layers": spell_layers(point.layers) or None, "added": point.added}
             spread = point.perplexity * standard_error("loss", point.loss)  # to first order
-            if math.isfinite(spread):
+            if point.metric == LAST and math.isfinite(spread):
                 yield here | {"metric": "perplexity", "value": point.perplexity, "unit": "1", "stderr": spread}
             change = {"value": float(point.change.mean()), "stderr": point.stderr}
-            yield here | {"metric": "loss_change", "unit": "nats"} | change
-        if not each:
-            yield what | {"metric": "free_layers", "value": free_layers(group), "unit": "layers"}
+            yield here | {"metric": point.metric, "unit": "nats"} | change
+        yield what | {"metric": "free_layers", "value": free_layers(group[LAST]), "unit": "layers"}
 
 
-def card_of(points: list[ScanPoint], each: bool) -> str:
-    """The scan for people."""
-    lines = [f"{'wiring':<18} {'layers':>8} {'perplexity':>11} {'loss change':>12} {'± stderr':>9}"]
-    for original, group in by_wiring(points):
-        name = original.wiring + (f" (T = {original.tp})" if original.tp else "")
-        for point in group:
-            cells = f"{point.perplexity:>11.2f} {point.change.mean():>+12.4f} {point.stderr:>9.4f}"
-            lines.append(
-                f"{name:<18} {point.layers or 'none':>8} {cells}" + "  free" * bool(point.free and point.converted)
-            )
-        if each:
-            continue
-        free, layers = free_layers(group), group[-1].converted
-        lines.append(f"{name}: the last {free} of {layers} layers are free to convert\n")
+def card_of(points: list[ScanPoint]) -> str:
+    """The frontier of each wiring, for people."""
+    lines = []
+    for group in by_wiring(points):
+        original, *last = group[LAST]
+        degree = f" (T = {original.wiring.tp})" if original.wiring.tp else ""
+        lines.append(f"{original.wiring.name}{degree}: nats above the original's loss of {original.loss.mean():.4f}")
+        dear = sorted(group[ALONE], key=lambda point: -point.change.mean())
+        alone = ", ".join(f"{point.layers[0]} ({point.change.mean():+.3f} ± {point.stderr:.3f})" for point in dear)
+        lines += textwrap.wrap(f"each layer alone: {alone}", 119, subsequent_indent="  ", break_on_hyphens=False)
+        lines.append(f"{'layers':>6} {'added':>6} {'chosen':>9} {'± stderr':>9} {'the last':>9} {'± stderr':>9}")
+        for chosen, end in zip(group[CHOSEN], last, strict=True):
+            cells = (f"{point.change.mean():>+9.4f} {point.stderr:>9.4f}" for point in (chosen, end))
+            lines.append(f"{len(chosen.layers):>6} {chosen.added:>6} {' '.join(cells)}" + "  free" * bool(chosen.free))
+        lines.append(f"of the last {len(last)}, {free_layers(group[LAST])} are free\n")
     return "\n".join(lines).rstrip("\n")

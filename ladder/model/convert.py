@@ -6,6 +6,7 @@ out: OUT/ with the same weights bit for bit, the wiring in config.json, tokenize
     ladder convert results/default/pretrain/tiny-standard-s0/model converted --wiring ladder@5-9
     ladder convert meta-llama/Llama-3.2-1B converted --wiring spd@8-15 --tp 2
     ladder convert smollm2 converted --wiring ladder@15-29
+    ladder convert smollm2 converted --layers-from sensitivity.json --layers 15
 
 Nothing is computed and nothing but headers is read into memory: the weights of all wirings have the same names. `fal`
 and `fal+` have one norm more, which starts at 0 and is trained by `ladder adapt`. A wiring in which a rank reads its
@@ -28,6 +29,7 @@ from ladder.files import atomic_write, need_disk, write_json
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.model.checkpoint import seal, without_code
+from ladder.model.chosen import from_record
 from ladder.model.copying import Copier
 from ladder.model.imported import PACKAGED, imported, installed
 from ladder.model.opened import CARRIED, Checkpoint, carried, verify
@@ -41,7 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source", type=path_or_name, help="checkpoint directory, GGUF file, smollm2, or a name on the hub"
     )
     parser.add_argument("out", action=OutputModel, help="directory to write")
-    parser.add_argument("--wiring", required=True, help="standard, ladder, ladder@16-31, parallel, ...")
+    parser.add_argument("--wiring", help="standard, ladder, ladder@16-31, parallel, ...")
+    parser.add_argument("--layers-from", type=Path, help="record of `ladder sensitivity`: convert the layers it chose")
+    count = parser.add_mutually_exclusive_group()
+    count.add_argument(
+        "--layers", type=int, help="of its sets the one of so many layers (default: the recommended one)"
+    )
+    count.add_argument("--budget", type=float, help="of its sets the largest that costs at most so many nats")
     parser.add_argument("--tp", type=int, help="tensor-parallel degree of a wiring that depends on it (spd, ...)")
     parser.add_argument("--model", help="row of the table of sizes to file the result under")
     parser.add_argument(
@@ -52,12 +60,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.layers_from is None:
+        if args.wiring is None:
+            raise UserError("--wiring is missing; name one, or take it from a scan of the layers (--layers-from)")
+        if args.layers is not None or args.budget is not None:
+            raise UserError(
+                "--layers and --budget choose among a scan's sets of layers; name its record (--layers-from)"
+            )
+    elif args.tp is not None:
+        raise UserError("--layers-from has the tensor-parallel degree of its scan; drop --tp")
     template = chat_template(args.chat_template) if args.chat_template else None
     with imported(find(args.source), args.out) as source:
         rewire(args, source, template)
 
 
 def rewire(args: argparse.Namespace, source: Path, template: str | None) -> None:
+    if args.layers_from:
+        opened = Checkpoint.open(source)
+        args.wiring, args.tp = from_record(args.layers_from, opened, args.wiring, args.layers, args.budget)
     what = check(source, args.wiring, args.tp)
     if "sha256" not in what:  # not one of ours: called as the user calls it
         what["model"] = Path(args.source).resolve().name.removesuffix(".gguf")

@@ -23,7 +23,7 @@ from torch import nn
 from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.reading import read_json
-from ladder.residual import Landed, Module, ResidualStream, Row, Table
+from ladder.residual import Landed, Module, ResidualStream, Row, Table, run
 from ladder.wiring import Wiring
 
 PROBE = (2, 5)  # rows, tokens
@@ -126,13 +126,13 @@ class Rewiring:
     """What the layers of one model share: the table, and during a forward pass the stream."""
 
     def __init__(self, rows: Sequence[Row], all_reduce: Callable):
-        self.table, self.all_reduce = Table(rows), all_reduce
+        self.table, self.all_reduce, self.begin = Table(rows), all_reduce, ResidualStream
         self.stream: ResidualStream | None = None
 
     def layer(self, number: int, layer: nn.Module, form: Form, x: torch.Tensor, arguments: dict) -> torch.Tensor:
         """Run layer ``number`` of the stream that began as ``x`` [B, S, D]; what has landed of it, or its end."""
         if number == 0:
-            self.stream = ResidualStream(x, self.table, self.all_reduce)
+            self.stream = self.begin(x, self.table, self.all_reduce)
         stream = self.stream
         stream.run(_module(layer, form.attention, arguments))
         stream.run(_module(layer, form.mlp, {}))
@@ -225,11 +225,18 @@ def run_by(model: nn.Module, table: Table, wiring: str, all_reduce: Callable = L
 
 def set_table(model: nn.Module, table: Table) -> None:
     """Exchange the table of a rewired model, or of this package's own Llama."""
-    first = layers_of(model)[0]
-    if hasattr(first, "rewiring"):
+    if hasattr(first := layers_of(model)[0], "rewiring"):
         first.rewiring.table = table
     else:
         model.model.rows = table
+
+
+def set_stream(model: nn.Module, begin: Callable) -> None:
+    """Let ``begin``, called as :class:`ResidualStream` is, make the streams of a model that has a table."""
+    if hasattr(first := layers_of(model)[0], "rewiring"):
+        first.rewiring.begin = begin
+    else:
+        model.model.run = partial(run, begin=begin)
 
 
 def set_wiring(model: nn.Module, wiring: str, tp: int | None = None) -> None:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ladder.evaluate.sensitivity import FREE
+from ladder.model.chosen import FREE
 from ladder.report.cells import Cell, Column, Table, interval, missing, over_seeds, words
 from ladder.report.drawing import empty_panel, end_labels, tidy
 from ladder.report.frames import Frames, select
@@ -35,10 +35,6 @@ def scans(frames: Frames) -> dict[str, list[Scan]]:
     groups = frames.own(stage="sensitivity").groupby(["model", "wiring", "tp"], dropna=False)
     found = []
     for (model, wiring, tp), rows in sorted(groups, key=lambda g: (g[0][0], order(g[0][1]))):
-        if "free_layers" not in set(rows["metric"]):  # layers converted each on its own have no such number,
-            continue
-        last = f"{rows['converted'].max() - 1:g}"  # and here leave their points out
-        rows = rows[rows["layers"].isna() | (rows["layers"].str.split("-").str[-1] == last)]
         found.append(Scan(model, wiring, look(wiring, None if pd.isna(tp) else tp).label, rows))
     return {model: [scan for scan in found if scan.model == model] for model in dict.fromkeys(s.model for s in found)}
 

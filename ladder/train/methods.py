@@ -131,7 +131,7 @@ class Recipe:
     group: int | None = option(None, "progressive: layers rewired at a time (default: 1)", **COUNT)
     order: Path | None = option(
         None,
-        "progressive: record of `ladder sensitivity --each`, cheapest layer first (default: the last first)",
+        "progressive: record of `ladder sensitivity`, cheapest layer first (default: the last first)",
         **FILE,
     )
     patience: int | None = option(
@@ -185,10 +185,7 @@ def in_order(record: Path | None, wiring: str, layers: int, tp: int | None) -> l
     members = chosen.members(layers)
     if record is None:
         return sorted(members, reverse=True)
-    content = records.read(record)
-    if not (content.get("settings") or {}).get("each"):
-        raise UserError(f"{record}: not a scan of single layers; make it with `ladder sensitivity --each`")
-    rows = [row for row in content["rows"] if row["metric"] == "loss_change" and row.get("converted")]
+    rows = [row for row in records.read(record)["rows"] if row["metric"] == "loss_change_alone"]
     rows = [row for row in rows if row.get("wiring") == chosen.name and row.get("tp") == tp]
     cost = {layer: row["value"] for row in rows for layer in parse_layers(row.get("layers", ""))}
     if missing := sorted(set(members) - set(cost)):

@@ -196,4 +196,6 @@ def test_sensitivity_of_a_model_without_numbers(place, sensitivity, tmp_path):
 def test_sensitivity_of_a_loss_whose_perplexity_is_beyond_a_float(place, sensitivity, tmp_path):
     changed(place, "loud", lambda name, value: value * (3e4 if name == "lm_head.weight" else 1), dtype="float32")
     assert sensitivity(place / "loud")[0] == 0
-    assert {row["metric"] for row in records.read(tmp_path / "r.json")["rows"]} == {"loss_change", "free_layers"}
+    metrics = {row["metric"] for row in records.read(tmp_path / "r.json")["rows"]}
+    assert {"loss_change", "free_layers"} < metrics
+    assert "perplexity" not in metrics

@@ -4,7 +4,7 @@ import pytest
 import toy_records
 
 from ladder.report import frames
-from ladder.report.sensitivity import figure, scans, sensitivity
+from ladder.report.sensitivity import figure, sensitivity
 
 
 @pytest.fixture
@@ -43,16 +43,6 @@ def test_the_figure_draws_one_line_a_wiring(scanned):
     figure(scanned(0)).panels[0].draw(axes)
     assert len(axes.containers) == len(toy_records.SCANNED)  # lines with error bars
     assert {text.get_text() for text in axes.texts} >= {"ladder", "spd (T = 2)"}
-
-
-def test_layers_converted_each_on_its_own_stay_apart(tmp_path, published):
-    what = {"stage": "sensitivity", "run": "tiny-each", "model": "tiny", "seed": 0, "wiring": "ladder", "n": 24}
-    what |= {"metric": "loss_change", "unit": "nats", "origin": "measured", "converted": 1, "value": 1.0}
-    toy_records.write(tmp_path / "each", "each", [what | {"layers": f"{n}"} for n in range(9)])
-    assert scans(frames.read([tmp_path], published)) == {}
-    toy_records.sensitivity(tmp_path)
-    ladder = next(scan for scan in scans(frames.read([tmp_path], published))["tiny"] if scan.wiring == "ladder")
-    assert ladder.metric("loss_change", converted=1)["value"].tolist() == [pytest.approx(0.0009)]
 
 
 def test_without_a_scan_table_and_figure_say_so(bare):

@@ -42,14 +42,13 @@ def test_the_first_layers_can_stay():
     assert phases[0].rows[:4] == table("standard", 2)
 
 
-def scan(path, each: bool = True, wiring: str = "ladder") -> str:
-    loss = {"metric": "loss_change", "unit": "nats", "origin": "measured"}
+def scan(path, metric: str = "loss_change_alone", wiring: str = "ladder") -> str:
+    loss = {"metric": metric, "unit": "nats", "origin": "measured"}
     rows = [
         loss | {"wiring": wiring, "converted": 1, "layers": str(layer), "value": value}
         for layer, value in enumerate([0.3, 0.1, 0.4, 0.2])
     ]
-    rows.append(loss | {"converted": 0, "value": 0.0})
-    records.write(path, rows, {"mlflow_run_id": None}, settings={"each": each})
+    records.write(path, rows, {"mlflow_run_id": None})
     return path
 
 
@@ -58,8 +57,8 @@ def test_the_order_of_a_scan(tmp_path):
     assert in_order(scan(tmp_path / "r.json"), "ladder@2-3", LAYERS, None) == [3, 2]
     with pytest.raises(UserError, match=r"r\.json: holds no loss change of layer 0 under 'parallel-2norm'; scan that"):
         in_order(tmp_path / "r.json", "parallel-2norm", LAYERS, None)
-    with pytest.raises(UserError, match="not a scan of single layers; make it with `ladder sensitivity --each`"):
-        in_order(scan(tmp_path / "r.json", each=False), "ladder", LAYERS, None)
+    with pytest.raises(UserError, match="holds no loss change of layer 0"):  # from the end
+        in_order(scan(tmp_path / "r.json", "loss_change"), "ladder", LAYERS, None)
 
 
 def test_each_step_runs_under_the_wiring_of_its_phase(tmp_path):
