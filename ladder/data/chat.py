@@ -73,10 +73,12 @@ class Unsplit(UserError):
     """A chat template under which the assistant's words cannot be told from the rest."""
 
 
-def encode(messages: list[dict], tokenizer, chat_template: str | None = None) -> tuple[list[int], list[int]]:
+def encode(
+    messages: list[dict], tokenizer, chat_template: str | None = None, marked=True
+) -> tuple[list[int], list[int]]:
     """(token ids, labels) of a conversation under the tokenizer's chat template, or under ``chat_template``.
 
-    Labels are the ids where the assistant speaks and -100 elsewhere: its words are what an answer adds to the prompt
+    Labels are the ids where the assistant speaks and -100 elsewhere, or all ids unless ``marked``. Its words are what an answer adds to the prompt
     for it, up to the token that ends the turn. So any template serves whose text stays as a conversation goes on.
     Raises :class:`Unsplit` for another, and UserError for a tokenizer without a template.
     """
@@ -86,7 +88,7 @@ def encode(messages: list[dict], tokenizer, chat_template: str | None = None) ->
         raise UserError(f"{name}: no chat template; give it one with `ladder tokenizer --from ... --chat-template ...`")
     if isinstance(template, dict):  # several named ones
         template = tokenizer.get_chat_template()
-    learnt = [n for n, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight") != 0]
+    learnt = [n for n, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight") != 0 and marked]
 
     def written(conversations: list[list[dict]], prompt: bool) -> list[str]:
         chosen = {"chat_template": template, "tokenize": False, "add_generation_prompt": prompt}
@@ -107,6 +109,8 @@ def encode(messages: list[dict], tokenizer, chat_template: str | None = None) ->
         if turn.endswith(messages[n]["content"].rstrip()):
             turn = after  # nothing but space ends it
         spans.append((len(before), len(turn)))
+    if not marked:
+        spans = [(0, len(text))]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     labels = [id_ if any(s < end and e > start for start, end in spans) else IGNORED for id_, (s, e) in places]

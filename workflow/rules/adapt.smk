@@ -43,5 +43,5 @@ rule adapt:
         chat=subpath(input.chat, parent=True),
         work=f"{R}/work/adapt-{{name}}",
     shell:
-        "{params.launch} adapt {input.checkpoint:q} --chat {params.chat:q} {params.flags} --work {params.work:q} "
-        "--out {output.model:q} --run {params.run:q} --record {output.record:q} 2>> {log:q}"
+        "{params.launch} adapt {input.checkpoint:q} {output.model:q} --chat {params.chat:q} {params.flags} "
+        "--work {params.work:q} --run {params.run:q} --record {output.record:q} 2>> {log:q}"
