@@ -78,8 +78,9 @@ def encode(
 ) -> tuple[list[int], list[int]]:
     """(token ids, labels) of a conversation under the tokenizer's chat template, or under ``chat_template``.
 
-    Labels are the ids where the assistant speaks and -100 elsewhere, or all ids unless ``marked``. Its words are what an answer adds to the prompt
-    for it, up to the token that ends the turn. So any template serves whose text stays as a conversation goes on.
+    Labels are the ids where the assistant speaks and -100 elsewhere, or all ids unless ``marked``. Its words are what
+    an answer adds to the prompt for it, up to the token that ends the turn: so any template serves whose text stays as
+    a conversation goes on.
     Raises :class:`Unsplit` for another, and UserError for a tokenizer without a template.
     """
     template = chat_template or tokenizer.chat_template

@@ -118,8 +118,8 @@ def unconverted(checkpoint) -> dict:
     card = checkpoint.card
     if card["variant"] != "converted" or "source" not in card:
         raise UserError(
-            f"{checkpoint.folder}: was not converted and left as it was (it is {card['variant']!r}), so its weights are "
-            "not the original's; name that with --teacher"
+            f"{checkpoint.folder}: is {card['variant']!r}, not as a conversion left it, so its weights are not the "
+            "original's; name that with --teacher"
         )
     return {"wiring": card["source"].get("wiring", "standard"), "tp": card["source"].get("tp")}
 

@@ -10,8 +10,10 @@ from ladder.model.rewire import layers_of
 
 
 class LowRank(nn.Module):
-    """``linear``, which is frozen, and beside it ``up @ down`` of a low rank, which begins as 0: [..., in] -> [..., out].
-    A product with the sum of the two would have the gradient of the whole matrix."""
+    """``linear``, which is frozen, and beside it ``up @ down`` of a low rank, which begins as 0.
+
+    [..., in] -> [..., out]. A product with their sum would need the gradient of the whole matrix.
+    """
 
     def __init__(self, linear: nn.Linear, rank: int):
         super().__init__()

@@ -11,7 +11,7 @@ Which table is in force is a function of the step and of the validations before 
 one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -95,7 +95,7 @@ class Objective:
             if self.rank:
                 add_low_rank(model, self.layers, self.rank)
 
-    def enter(self, model, step: int, steps: int = 0, validation: list[dict] = ()) -> dict:
+    def enter(self, model, step: int, steps: int = 0, validation: Sequence[dict] = ()) -> dict:
         """Rewire ``model`` as it is in step 1, 2, ... of ``steps``, after the ``validation`` so far; 0 stands for the
         validation before the first. Returns what a validation should say of it."""
         if not self.phases:
@@ -110,7 +110,7 @@ class Objective:
         set_table(model, rows.annealed(late))
         return {"late": late}
 
-    def late(self, step: int, steps: int, validation: list[dict]) -> float:
+    def late(self, step: int, steps: int, validation: Sequence[dict]) -> float:
         """How much of the lag is in force: from 0 to 1 in a straight line over RAMP x ``steps``, steeper after each
         time that it waited; it waits from a validation whose KL is too high to the next. 1 before the first step, where
         the converted model is measured."""

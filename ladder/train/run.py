@@ -16,8 +16,8 @@ from ladder.parallel.group import Group
 from ladder.train import memory
 from ladder.train.batches import loader_speed
 from ladder.train.layout import distribute
-from ladder.train.low_rank import merged
 from ladder.train.loop import steps_in_time, train
+from ladder.train.low_rank import merged
 from ladder.train.methods import SFT, Objective
 from ladder.train.options import Options
 from ladder.train.speed import peak_memory

@@ -68,7 +68,8 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("template", "said"), PUBLISHED.items())
 def test_templates_without_marks(hf, template, said):
-    talk = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "A One. B Two.".split())]
+    talk = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "One."}]
+    talk += [{"role": "user", "content": "B"}, {"role": "assistant", "content": "Two."}]
     ids, labels = encode(talk, hf, template)
     assert hf.decode([label for label in labels if label != IGNORED]) == said
     assert hf.decode(ids) == hf.apply_chat_template(talk, chat_template=template, tokenize=False)
