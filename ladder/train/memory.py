@@ -27,7 +27,7 @@ def need(config, options: Options, ranks: Group) -> Training:
         shard=options.shard,
         gathered=ranks.sharded,
         recompute=options.activation_checkpointing,
-        logits=min(LOGITS, tokens * part.vocab),
+        logits=min(LOGITS[ranks.device.type], tokens * part.vocab),
     )
 
 

@@ -44,5 +44,5 @@ rule adapt:
         data=of("adapt", "data", "paths"),
         work=f"{R}/work/adapt-{{name}}",
     shell:
-        "{params.launch} adapt {input.checkpoint:q} {params.on} {params.data:q} {params.flags} --work {params.work:q} "
-        "--out {output.model:q} --run {params.run:q} --record {output.record:q} 2>> {log:q}"
+        "{params.launch} adapt {input.checkpoint:q} {output.model:q} {params.on} {params.data:q} {params.flags} "
+        "--work {params.work:q} --run {params.run:q} --record {output.record:q} 2>> {log:q}"
