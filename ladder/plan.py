@@ -1,19 +1,16 @@
 """From a configuration to named jobs: what each stage runs, and on what."""
 
 import re
-import shlex
 from dataclasses import dataclass, field
 
-from ladder.bench import grid
-from ladder.bench.options import Options as BenchOptions
-from ladder.bench.options import defaults
+from ladder.bench import jobs as bench_jobs
 from ladder.data.documents import SPLITS
 from ladder.errors import UserError
 from ladder.evaluate import offline
 from ladder.files import digest
 from ladder.model.imported import PACKAGED, installed
 from ladder.model.sizes import row
-from ladder.options import flag, select
+from ladder.options import flags, listed
 from ladder.train.methods import METHODS, Recipe
 from ladder.train.options import Options
 from ladder.wiring import Wiring
@@ -55,7 +52,7 @@ class Plan:
         self._adapt()
         self._evaluate()
         self._sensitivity()
-        self._bench()
+        self.bench = bench_jobs.planned(self)
 
     def _corpus(self) -> None:
         """One job that gathers and one that packs; or both for each part, and then jobs that join what they made."""
@@ -154,9 +151,9 @@ class Plan:
         gpus = run.get("gpus", 1)
         return run | {
             "flags": flags(run | {"device": self.config["device"]}, Recipe, Options),
-            "launch": self._launcher(gpus),
+            "launch": self.launcher(gpus),
             "gpus": gpus if self.config["device"] == "cuda" else 0,
-            "place": self._place(gpus),
+            "place": self.place(gpus),
             "row": row(run["size"]),
         }
 
@@ -219,36 +216,6 @@ class Plan:
         chosen["tp"] = settings["tp"] if any(Wiring.parse(w).tied for w in settings["wirings"]) else None
         self.sensitivity[self._scanned()] = {"source": origin, "files": files, "flags": flags(chosen)}
 
-    def _bench(self) -> None:
-        """Jobs of one command each, which may time several points and writes a record for each of them."""
-        settings, device = self.config["bench"], self.config["device"]
-        for kind in ("emulated", "ranks"):
-            for entry in settings.get(kind, []):
-                usual = {"wirings": settings["wirings"], "device": device, "dtype": defaults(device)["dtype"]}
-                entry = usual | entry | {"emulate": kind == "emulated"}
-                shapes = {field: listed(entry[field]) for field in grid.Shape._fields}
-                ranks = max(shapes["tp"]) if kind == "ranks" else 1
-                on = {key: entry[key] for key in ("rho", "link", "backend") if key in entry}
-                found = grid.points(shapes, entry["emulate"], **{"backend": defaults(device)["backend"]} | on)
-                name = bench_name(shapes, kind, entry)
-                if name in self.bench:
-                    raise UserError(f"bench.{kind}: two entries would be called {name}; join them")
-                # On one node the command starts its own ranks.
-                alone = device == "cpu" or self._nodes(ranks) == 1
-                flagged = {k: v for k, v in entry.items() if k != "device" or v == "cuda"}
-                self.bench[name] = entry | {
-                    "flags": flags(flagged, BenchOptions),
-                    "launch": "ladder" if alone else self._launcher(ranks),
-                    "gpus": ranks if device == "cuda" else 0,
-                    # Ranks on the CPU share a node, whatever a node has of GPUs.
-                    "place": self._place(ranks) if device == "cuda" else self._place(1) | {"cpus_per_task": ranks},
-                    "row": [row(size) for size in shapes["size"]],
-                    "records": [
-                        f"{self.root}/bench/{name}/{grid.name(shape, what, entry['dtype'], entry.get('layers'))}.json"
-                        for shape, what in found
-                    ],
-                }
-
     def records(self) -> list[str]:
         """Every record that the reports read."""
         stages = {"pretrain": self.pretrain, "convert": self.convert, "adapt": self.adapt}
@@ -259,15 +226,15 @@ class Plan:
         made += [f"{self.root}/simulate/{name}/record.json" for name in ("validation", "study")]
         return [*made, *(f"{self.root}/{name}/record.json" for name in ("corpus", "tokenizer", "tokens"))]
 
-    def _nodes(self, gpus: int) -> int:
+    def nodes(self, gpus: int) -> int:
         return -(-gpus // self.config.get("gpus_per_node", 8))
 
-    def _launcher(self, gpus: int) -> str:
+    def launcher(self, gpus: int) -> str:
         """What starts a training command on ``gpus`` ranks. Over several nodes it runs in the SLURM job's script, which
         is on the first of them."""
         if gpus == 1:
             return "ladder"
-        nodes = self._nodes(gpus)
+        nodes = self.nodes(gpus)
         if nodes == 1:
             return f"torchrun --standalone --nproc-per-node {gpus} -m -- ladder"
         return (
@@ -276,21 +243,14 @@ class Plan:
             "--rdzv-backend c10d --rdzv-id $SLURM_JOB_ID --rdzv-endpoint $(hostname):29500 -m -- ladder"
         )
 
-    def _place(self, gpus: int) -> dict:
+    def place(self, gpus: int) -> dict:
         """Snakemake's resources of a job of ``gpus`` ranks, as its SLURM executor reads them. ``mpi`` has it leave
         srun to the job; ``tasks`` are the launchers, one a node, and not, as it would have it, a number per GPU."""
-        nodes = self._nodes(gpus)
+        nodes = self.nodes(gpus)
         over = {"mpi": "srun", "tasks": nodes, "tasks_per_gpu": 0} if nodes > 1 else {}
         if self.config["device"] == "cuda":
             return {"gpu": gpus, "nodes": nodes} | over
         return {"gpu": 0, "nodes": nodes, "cpus_per_task": gpus // nodes} | over
-
-
-def bench_name(shapes: dict, kind: str, entry: dict) -> str:
-    """``paper-1b-8l-tp8-b1+4+16-p8-n12-fp32-emulated``"""
-    several = grid.Shape(*("+".join(map(str, shapes[field])) for field in grid.Shape._fields))
-    computed = "-".join([*entry.get("compute", []), entry["dtype"]])
-    return grid.name(several, entry.get("backend", kind), computed, entry.get("layers"))
 
 
 def adaptations(settings: dict) -> list[tuple[str, dict]]:
@@ -309,21 +269,3 @@ def source_name(source: dict) -> str:
 
 def is_imported(source: dict) -> bool:
     return source["checkpoint"] in PACKAGED or source["checkpoint"].endswith(".gguf")
-
-
-def listed(value) -> list:
-    return value if isinstance(value, list) else [value]
-
-
-def flags(settings: dict, *declared: type) -> str:
-    """``{"new_tokens": 60, "emulate": True}`` -> ``--emulate --new-tokens 60``: the options that classes declare, in
-    that order; or all, by name. So moving a key in a configuration reruns nothing."""
-    chosen, words = select(settings, *declared) if declared else dict(sorted(settings.items())), []
-    for key, value in chosen.items():
-        if value is True:
-            words.append(flag(key))
-        elif isinstance(value, list):
-            words += [flag(key), *map(str, value)]
-        elif value is not None and value is not False:
-            words += [flag(key), str(value)]
-    return shlex.join(words)
