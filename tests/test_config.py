@@ -27,6 +27,7 @@ from ladder.train.options import Options
 PROFILES = sorted(Path("config").glob("*.yaml"))
 TOY = yaml.safe_load(Path("tests/toy.yaml").read_text())
 DEFAULT = TOY | {"name": "default", "corpus": {"kind": "python-docs", "validation": 0.04, "test": 0.08}}
+DEFAULT["adapt"] = TOY["adapt"] | {"methods": [{"method": "distill", "wirings": ["ladder@5-9"]}]}
 SMOLLM2 = {"from": {"checkpoint": "smollm2"}, "wirings": [], "text": ["corpus"]}
 
 

@@ -1,10 +1,6 @@
 # One model from scratch per size, wiring and seed. A job that resumes or is retried appends to its log.
 
 
-def files(names, name):
-    return [f"{R}/pretrain/{run}/{name}" for run in names]
-
-
 # `pretrain: {together: true}`: one process trains all models of a seed, as importing torch takes as long as a small one.
 for seed, names in PLAN.together.items():
 
@@ -16,8 +12,8 @@ for seed, names in PLAN.together.items():
             tokens=f"{R}/tokens/manifest.json",
             tokenizer=f"{R}/tokenizer/tokenizer.json",
         output:
-            models=[directory(path) for path in files(names, "model")],
-            records=files(names, "record.json"),
+            models=[directory(f"{R}/pretrain/{name}/model") for name in names],
+            records=[f"{R}/pretrain/{name}/record.json" for name in names],
         log:
             f"{R}/logs/pretrain-{seed}.log",
         conda:
