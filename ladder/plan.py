@@ -9,9 +9,9 @@ from ladder.bench.options import defaults
 from ladder.data.documents import SPLITS
 from ladder.errors import UserError
 from ladder.files import digest
-from ladder.model.sizes import row
+from ladder.model.sizes import Size, origin, row, size
 from ladder.options import flag, select
-from ladder.train.methods import Recipe
+from ladder.train.methods import METHODS, Recipe
 from ladder.train.options import Options
 from ladder.wiring import Wiring
 
@@ -75,40 +75,45 @@ class Plan:
                 name = f"{run['size']}-{run['wiring']}-s{seed}"
                 tp = settings["tp"] if Wiring.parse(run["wiring"]).tied else None
                 model = flags({"size": run["size"], "wiring": run["wiring"], "tp": tp})
-                self.pretrain[name] = self._training({"seed": seed, **settings, **run}) | {"model": model}
+                shape = size(run["size"])
+                self.pretrain[name] = self._training({"seed": seed, **settings, **run}, shape) | {"model": model}
 
     def _adapt(self) -> None:
         settings = self.config["adapt"]
         source = settings["from"]
+        model, shape = origin(source)
         plain = {key: value for key, value in settings.items() if key not in ("wirings", "methods", "from")}
         for seed in settings["seeds"]:
             for wiring, how in adaptations(settings):
-                converted = f"{source['size']}-{wiring}-s{seed}"
-                name = f"{source['size']}-{wiring}-{how['method']}-s{seed}" if "method" in how else converted
+                converted = f"{model}-{wiring}-s{seed}"
+                name = f"{model}-{wiring}-{how['method']}-s{seed}" if "method" in how else converted
                 if "checkpoint" in source:  # one conversion serves all seeds
-                    origin, converted = source["checkpoint"], f"{source['size']}-{wiring}"
+                    original, converted = source["checkpoint"], f"{model}-{wiring}"
                 else:
-                    origin = f"{self.root}/pretrain/{source['size']}-{source['wiring']}-s{seed}/model"
-                here = [] if "checkpoint" in source else [origin]
-                teacher = origin if how.get("teacher", "method" in how) else None
-                run = {"seed": seed, **plain, **how, "wiring": wiring, "size": source["size"], "teacher": teacher}
-                self.adapt[name] = self._training(run) | {"files": here if teacher else []}
-                if wiring == source.get("wiring"):  # the original, as it was trained
-                    self.adapt[name]["checkpoint"] = origin
+                    original = f"{self.root}/pretrain/{model}-{source['wiring']}-s{seed}/model"
+                here = [] if "checkpoint" in source else [original]
+                kept = wiring == source.get("wiring")  # the original, as it was trained
+                start = original if kept else f"{self.root}/convert/{converted}/model"
+                method = METHODS[how.get("method", "sft")]
+                taught = method.teacher is not False and how.get("teacher", True)
+                # Where a teacher may be: the weights before their conversion.
+                teacher = start if taught and method.teacher is None else None
+                run = {"seed": seed, **plain, **how, "wiring": wiring, "size": model, "teacher": teacher}
+                self.adapt[name] = self._training(run, shape) | {"checkpoint": start, "taught": taught}
+                if kept:
                     continue
-                words = {"wiring": wiring, "model": source["size"], "chat_template": settings.get("chat_template")}
+                words = {"wiring": wiring, "model": model, "chat_template": settings.get("chat_template")}
                 words["tp"] = settings["tp"] if Wiring.parse(wiring).tied else None
                 self.convert[converted] = {
                     "wiring": wiring,
-                    "size": source["size"],
+                    "shape": shape,
                     "seed": seed,  # with whose models it is evaluated
-                    "source": origin,
+                    "source": original,
                     "files": here,
                     "flags": flags(words),
                 }
-                self.adapt[name]["checkpoint"] = f"{self.root}/convert/{converted}/model"
 
-    def _training(self, run: dict) -> dict:
+    def _training(self, run: dict, shape: Size | None) -> dict:
         """A training run with what its rule needs."""
         run = {"sequence": self.config["sequence"], **run}
         gpus = run.get("gpus", 1)
@@ -117,7 +122,8 @@ class Plan:
             "launch": self._launcher(gpus),
             "gpus": gpus if self.config["device"] == "cuda" else 0,
             "place": self._place(gpus),
-            "row": row(run["size"]),
+            "shape": shape,
+            "row": row(shape),
         }
 
     def _evaluate(self) -> None:
@@ -153,18 +159,17 @@ class Plan:
         settings, source = self.config.get("sensitivity"), self.config["adapt"]["from"]
         if settings is None:
             return
-        if "checkpoint" in source:
-            name, origin = source["size"], source["checkpoint"]
-        else:
-            name = f"{source['size']}-{source['wiring']}-s{self.config['adapt']['seeds'][0]}"
-            origin = f"{self.root}/pretrain/{name}/model"
+        name = model = origin(source)[0]
+        if "checkpoint" not in source:
+            name = f"{model}-{source['wiring']}-s{self.config['adapt']['seeds'][0]}"
+        original = source.get("checkpoint", f"{self.root}/pretrain/{name}/model")
         chosen = {key: settings.get(key) for key in ("windows", "batch")} | {"device": self.config["device"]}
-        chosen |= {"wiring": settings["wirings"], "model": source["size"]}
+        chosen |= {"wiring": settings["wirings"], "model": model}
         chosen["sequence"] = self.config["adapt"].get("sequence", self.config["sequence"])
         chosen["tp"] = settings["tp"] if any(Wiring.parse(w).tied for w in settings["wirings"]) else None
         self.sensitivity[name] = {
-            "source": origin,
-            "files": [] if "checkpoint" in source else [origin],
+            "source": original,
+            "files": [] if "checkpoint" in source else [original],
             "flags": flags(chosen),
         }
 
@@ -191,7 +196,7 @@ class Plan:
                     "gpus": ranks if device == "cuda" else 0,
                     # Ranks on the CPU share a node, whatever a node has of GPUs.
                     "place": self._place(ranks) if device == "cuda" else self._place(1) | {"cpus_per_task": ranks},
-                    "row": [row(size) for size in shapes["size"]],
+                    "row": [row(size(name)) for name in shapes["size"]],
                     "records": [
                         f"{self.root}/bench/{name}/{grid.name(shape, what, entry['dtype'], entry.get('layers'))}.json"
                         for shape, what in found
