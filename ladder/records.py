@@ -25,7 +25,7 @@ COLUMNS = {
     "wiring": "standard, ladder, ladder@4-7, ...",
     "converted": "how many layers have the wiring, the others being standard",
     "layers": "which layers those are, e.g. 7-9",
-    "variant": "what was done to it: pretrained, converted; then adapted (finetuned), distilled, progressive",
+    "variant": "what was done: pretrained, converted; adapted (finetuned), distilled, lora, annealed, progressive",
     "seed": "seed of the run",
     "tp": "tensor-parallel degree",
     "batch": "sequences at once",
