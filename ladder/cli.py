@@ -25,7 +25,7 @@ COMMANDS = {
     "convert": ("ladder.model.convert", "rewire a decoder's checkpoint"),
     "families": ("ladder.report.families", "list the families of decoders that can be rewired"),
     "export": ("ladder.model.export", "write a checkpoint that loads without this package"),
-    "adapt": ("ladder.train.adapt", "finetune a converted checkpoint on chat data"),
+    "adapt": ("ladder.train.adapt", "heal a converted checkpoint: distil or finetune it"),
     "fetch": ("ladder.evaluate.fetch", "copy the data sets of lm-eval's tasks, for machines without a network"),
     "evaluate": ("ladder.evaluate.run", "evaluate checkpoints with lm-eval"),
     "sensitivity": ("ladder.evaluate.sensitivity", "find which layers are free to convert, for which wiring"),

@@ -13,9 +13,9 @@ from ladder.errors import UserError
 from ladder.evaluate import offline
 from ladder.evaluate.sensitivity import scannable
 from ladder.links import link
-from ladder.model.sizes import size
+from ladder.model.sizes import Size, origin, size
 from ladder.options import COUNT, RANKS, OptionError, schemas, select
-from ladder.plan import CHOSEN, LOCAL, listed, source_name
+from ladder.plan import CHOSEN, LOCAL, listed
 from ladder.reading import check_values, read_yaml
 from ladder.train.methods import METHODS, Recipe
 from ladder.train.options import Options
@@ -120,7 +120,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     for i, run in enumerate(pretrain["runs"]):
         key = f"pretrain.runs[{i}]"
         yield from _attempt(f"{key}.size", size, run["size"])
-        yield from _wiring(f"{key}.wiring", run["wiring"], run["size"], "pretrain", pretrain)
+        yield from _wiring(f"{key}.wiring", run["wiring"], run["size"], size(run["size"]), "pretrain", pretrain)
         yield from _attempt(key, _training, pretrain | run, config)
         yield from _nodes(f"{key}.gpus", (pretrain | run).get("gpus", 1), config)
         if config["sequence"] > size(run["size"]).positions:
@@ -128,8 +128,9 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     if len({(run["size"], run["wiring"]) for run in pretrain["runs"]}) < len(pretrain["runs"]):
         yield "pretrain.runs", "a size with the same wiring is listed twice"
 
-    source, name = adapt["from"], source_name(adapt["from"])
-    yield from _attempt("adapt.from.size", size, name)
+    source = adapt["from"]
+    yield from _attempt("adapt.from.size", origin, source)
+    of_model = origin(source)
     if "wiring" in source:
         if not any((run["size"], run["wiring"]) == (source["size"], source["wiring"]) for run in pretrain["runs"]):
             yield "adapt.from", f"{source['size']} {source['wiring']} is not among pretrain.runs; add it there"
@@ -150,7 +151,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         yield "sensitivity", f"scans a standard model, and adapt.from is a {source['wiring']!r} one; leave it out"
     for i, wiring in enumerate(sensitivity["wirings"]):
         yield from _attempt(f"sensitivity.wirings[{i}]", scannable, wiring)
-        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, name, "sensitivity", sensitivity)
+        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, *of_model, "sensitivity", sensitivity)
 
     bench = config["bench"]
     for needed in ("standard", "upper_bound"):
@@ -166,13 +167,13 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
 def _adapted(key: str, wiring: str, config: dict) -> Iterator[tuple[str, str]]:
     """What is wrong with a wiring to which ``adapt.from`` is converted."""
     adapt, scan = config["adapt"], config.get("sensitivity", {"wirings": []})
-    name = source_name(adapt["from"])
+    name, shape = origin(adapt["from"])
     if not (chosen := CHOSEN.fullmatch(wiring)):
-        yield from _wiring(key, wiring, name, "adapt", adapt)
+        yield from _wiring(key, wiring, name, shape, "adapt", adapt)
     elif chosen[1] not in scan["wirings"]:
         yield key, f"{wiring!r} names layers that a scan chooses, and {chosen[1]!r} is not among sensitivity.wirings"
-    elif int(chosen[2]) > size(name).layers:
-        yield key, f"{wiring!r} wants more than the {size(name).layers} layers of {name}"
+    elif shape and int(chosen[2]) > shape.layers:
+        yield key, f"{wiring!r} wants more than the {shape.layers} layers of {name}"
 
 
 def _methods(config: dict) -> Iterator[tuple[str, str]]:
@@ -182,7 +183,9 @@ def _methods(config: dict) -> Iterator[tuple[str, str]]:
         key, name = f"adapt.methods[{i}]", entry["method"]
         if name == "sft":
             yield f"{key}.method", "'sft' is how adapt.wirings are adapted; name the wirings there"
-        taught = entry.get("teacher", True) and METHODS[name].teacher is not False
+        if METHODS[name].teacher and not entry.get("teacher", True):
+            yield f"{key}.teacher", f"{name!r} always has one; drop the key"
+        taught = entry.get("teacher", True) and METHODS[name].teacher is None
         how = select(entry, Recipe) | {"teacher": "the original" if taught else None}
         yield from _attempt(key, lambda how: Recipe(**how), how)
         for j, wiring in enumerate(entry["wirings"]):
@@ -199,7 +202,7 @@ def _bench(key: str, point: dict, wirings: list[str]) -> Iterator[tuple[str, str
     for name in listed(point["size"]):
         yield from _attempt(f"{key}.size", size, name)
         for tp in listed(point["tp"]):
-            yield from _degree(f"{key}.tp", tp, name, point.get("replicate_kv", False))
+            yield from _degree(f"{key}.tp", tp, name, size(name), point.get("replicate_kv", False))
             for j, wiring in enumerate(wirings):
                 where = f"{key}.wirings[{j}]" if "wirings" in point else f"bench.wirings[{j}]"
                 yield from _attempt(where, table, wiring, point.get("layers", size(name).layers), tp)
@@ -218,17 +221,20 @@ def _attempt(key: str, call, *args) -> Iterator[tuple[str, str]]:
         yield key, str(error)
 
 
-def _wiring(key: str, wiring: str, model: str, section: str, settings: dict) -> Iterator[tuple[str, str]]:
+def _wiring(
+    key: str, wiring: str, model: str, shape: Size | None, section: str, settings: dict
+) -> Iterator[tuple[str, str]]:
     """What is wrong with a wiring that a section wants of a model computed, and with the section's ``tp`` for it."""
     yield from _attempt(key, Wiring.parse, wiring)
-    chosen, layers = Wiring.parse(wiring), size(model).layers
+    chosen, layers = Wiring.parse(wiring), shape and shape.layers
     if chosen.timing_only or not chosen.tied:
         yield from _attempt(key, chosen.of_model, layers)
     elif "tp" not in settings:
         yield f"{section}.tp", f"is missing; wiring {wiring!r} is another function at every tensor-parallel degree"
     else:
         yield from _attempt(key, Wiring.parse(wiring, settings["tp"]).of_model, layers)
-        yield from _degree(f"{section}.tp", settings["tp"], model)
+        if shape:
+            yield from _degree(f"{section}.tp", settings["tp"], model, shape)
 
 
 def _corpus(corpus: dict | list[dict]) -> Iterator[tuple[str, str]]:
@@ -272,8 +278,7 @@ def _nodes(key: str, gpus: int, config: dict) -> Iterator[tuple[str, str]]:
         yield key, f"{gpus} GPUs are more than one node has and not whole nodes of gpus_per_node ({per_node})"
 
 
-def _degree(key: str, tp: int, model: str, replicate_kv: bool = False) -> Iterator[tuple[str, str]]:
-    shape = size(model)
+def _degree(key: str, tp: int, model: str, shape: Size, replicate_kv: bool = False) -> Iterator[tuple[str, str]]:
     for name in ("heads", "kv_heads", "intermediate"):
         if name == "kv_heads" and replicate_kv and tp % shape.kv_heads == 0:
             continue  # several ranks hold the same one

@@ -9,7 +9,7 @@ from ladder.errors import UserError
 from ladder.evaluate import offline
 from ladder.files import digest
 from ladder.model.imported import PACKAGED, installed
-from ladder.model.sizes import row
+from ladder.model.sizes import Size, origin, row, size
 from ladder.options import flags, listed
 from ladder.train.methods import METHODS, Recipe
 from ladder.train.options import Options
@@ -82,13 +82,15 @@ class Plan:
                 name = f"{run['size']}-{run['wiring']}-s{seed}"
                 tp = settings["tp"] if Wiring.parse(run["wiring"]).tied else None
                 model = flags({"size": run["size"], "wiring": run["wiring"], "tp": tp})
-                self.pretrain[name] = self._training({"seed": seed, **settings, **run}) | {"model": model}
+                shape = size(run["size"])
+                self.pretrain[name] = self._training({"seed": seed, **settings, **run}, shape) | {"model": model}
                 if settings.get("together"):
                     self.together.setdefault(f"s{seed}", []).append(name)
 
     def _adapt(self) -> None:
         settings = self.config["adapt"]
-        source, name = settings["from"], source_name(settings["from"])
+        source = settings["from"]
+        model, shape = origin(source)
         if source.get("checkpoint") in PACKAGED:
             try:
                 installed(source["checkpoint"])
@@ -97,55 +99,56 @@ class Plan:
                 return
         plain = {key: value for key, value in settings.items() if key not in ("wirings", "methods", "from", "text")}
         for seed in settings["seeds"]:
-            origin, here = self._original(source, seed)
+            original, here = self._original(source, seed)
             for wiring, how in adaptations(settings):
-                seeded = "" if "checkpoint" in source else f"-s{seed}"  # one conversion serves all seeds
-                run = f"{name}-{wiring}-{how['method']}-s{seed}" if "method" in how else f"{name}-{wiring}-s{seed}"
-                teacher = origin if how.get("teacher", "method" in how) else None
-                text = "text" in settings and METHODS[how.get("method", "sft")].teacher is not False
-                words = {"seed": seed, **plain, **how, "wiring": wiring, "size": name, "teacher": teacher}
-                self.adapt[run] = self._training(words) | {"files": here if teacher else [], "data": self._data(text)}
-                if wiring == source.get("wiring"):  # the original, as it was trained
-                    self.adapt[run]["checkpoint"] = origin
-                    continue
-                self.adapt[run]["checkpoint"] = self._convert(f"{name}-{wiring}{seeded}", wiring, seed, origin, here)
+                converted = f"{model}-{wiring}-s{seed}"
+                name = f"{model}-{wiring}-{how['method']}-s{seed}" if "method" in how else converted
+                if "checkpoint" in source:  # one conversion serves all seeds
+                    converted = f"{model}-{wiring}"
+                kept = wiring == source.get("wiring")  # the original, as it was trained
+                start = original if kept else self._convert(converted, wiring, seed, original, here)
+                method = METHODS[how.get("method", "sft")]
+                taught = method.teacher is not False and how.get("teacher", True)
+                # Where a teacher may be: the weights before their conversion.
+                teacher = start if taught and method.teacher is None else None
+                run = {"seed": seed, **plain, **how, "wiring": wiring, "size": model, "teacher": teacher}
+                read = self._data(taught and "text" in settings)
+                self.adapt[name] = self._training(run, shape) | {"checkpoint": start, "taught": taught, "data": read}
 
     def _original(self, source: dict, seed: int) -> tuple[str, list[str]]:
         """(what adaptation starts from, that as a list if it is a path that a job makes)."""
         if "checkpoint" not in source:
             path = f"{self.root}/pretrain/{source['size']}-{source['wiring']}-s{seed}/model"
-        elif is_imported(source):
-            path = f"{self.root}/convert/{source_name(source)}-standard/model"
-            self._convert(f"{source_name(source)}-standard", "standard", seed, source["checkpoint"], [])
+        elif source["checkpoint"] in PACKAGED or source["checkpoint"].endswith(".gguf"):
+            path = self._convert(f"{origin(source)[0]}-standard", "standard", seed, source["checkpoint"], [])
         else:
             return source["checkpoint"], []
         return path, [path]
 
-    def _convert(self, name: str, wiring: str, seed: int, origin: str, files: list[str]) -> str:
-        """Add the job that rewires ``origin``, unless it is there; return where its model will be."""
+    def _convert(self, name: str, wiring: str, seed: int, original: str, files: list[str]) -> str:
+        """Add the job that rewires ``original``, unless it is there; return where its model will be."""
         settings = self.config["adapt"]
-        size = source_name(settings["from"])
-        words = {"model": size, "chat_template": settings.get("chat_template")}
+        model, shape = origin(settings["from"])
+        words = {"model": model, "chat_template": settings.get("chat_template")}
         if chosen := CHOSEN.fullmatch(wiring):  # the scan knows the degree
             record = f"{self.root}/sensitivity/{self._scanned()}/record.json"
             words |= {"wiring": chosen[1], "layers_from": record, "layers": int(chosen[2])}
             files = [*files, record]
         else:
             words |= {"wiring": wiring, "tp": settings["tp"] if Wiring.parse(wiring).tied else None}
-        job = {"wiring": wiring, "size": size, "seed": seed, "source": origin, "files": files, "flags": flags(words)}
-        self.convert.setdefault(name, job)  # the first seed's, with whose models it is evaluated
+        job = {"wiring": wiring, "shape": shape, "source": original, "files": files, "flags": flags(words)}
+        self.convert.setdefault(name, job | {"seed": seed})  # the first one's, with whose models it is evaluated
         return f"{self.root}/convert/{name}/model"
 
     def _data(self, text: bool) -> dict:
         """What an adaptation reads: ``flag`` of the command line, and its ``paths``."""
         if not text:
             return {"flag": "--chat", "paths": f"{self.root}/chat", "files": f"{self.root}/chat/train.jsonl"}
-        paths = [
-            f"{self.root}/corpus/train.jsonl" if path == "corpus" else path for path in self.config["adapt"]["text"]
-        ]
+        corpus = f"{self.root}/corpus/train.jsonl"
+        paths = [corpus if path == "corpus" else path for path in self.config["adapt"]["text"]]
         return {"flag": "--text", "paths": paths, "files": paths}
 
-    def _training(self, run: dict) -> dict:
+    def _training(self, run: dict, shape: Size | None) -> dict:
         """A training run with what its rule needs."""
         run = {"sequence": self.config["sequence"], **run}
         gpus = run.get("gpus", 1)
@@ -154,7 +157,8 @@ class Plan:
             "launch": self.launcher(gpus),
             "gpus": gpus if self.config["device"] == "cuda" else 0,
             "place": self.place(gpus),
-            "row": row(run["size"]),
+            "shape": shape,
+            "row": row(shape),
         }
 
     def _evaluate(self) -> None:
@@ -201,7 +205,7 @@ class Plan:
     def _scanned(self) -> str:
         source = self.config["adapt"]["from"]
         if "checkpoint" in source:
-            return source_name(source)
+            return origin(source)[0]
         return f"{source['size']}-{source['wiring']}-s{self.config['adapt']['seeds'][0]}"
 
     def _sensitivity(self) -> None:
@@ -209,12 +213,12 @@ class Plan:
         settings, source = self.config.get("sensitivity"), self.config["adapt"]["from"]
         if settings is None or not self.adapt:
             return
-        origin, files = self._original(source, self.config["adapt"]["seeds"][0])
+        original, files = self._original(source, self.config["adapt"]["seeds"][0])
         chosen = {key: settings.get(key) for key in ("windows", "batch")} | {"device": self.config["device"]}
-        chosen |= {"wiring": settings["wirings"], "model": source_name(source)}
+        chosen |= {"wiring": settings["wirings"], "model": origin(source)[0]}
         chosen["sequence"] = settings.get("sequence", self.config["adapt"].get("sequence", self.config["sequence"]))
         chosen["tp"] = settings["tp"] if any(Wiring.parse(w).tied for w in settings["wirings"]) else None
-        self.sensitivity[self._scanned()] = {"source": origin, "files": files, "flags": flags(chosen)}
+        self.sensitivity[self._scanned()] = {"source": original, "files": files, "flags": flags(chosen)}
 
     def records(self) -> list[str]:
         """Every record that the reports read."""
@@ -260,12 +264,3 @@ def adaptations(settings: dict) -> list[tuple[str, dict]]:
         how = {key: value for key, value in entry.items() if key != "wirings"}
         found += [(wiring, how) for wiring in entry["wirings"]]
     return found
-
-
-def source_name(source: dict) -> str:
-    """What the models made from ``adapt.from`` are called: its row of the table of sizes."""
-    return source.get("size", source.get("checkpoint"))
-
-
-def is_imported(source: dict) -> bool:
-    return source["checkpoint"] in PACKAGED or source["checkpoint"].endswith(".gguf")

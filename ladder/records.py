@@ -26,7 +26,7 @@ COLUMNS = {
     "converted": "how many layers have the wiring, the others being standard",
     "layers": "which layers those are, e.g. 7-9",
     "added": "the layer that this step of a choice of layers added",
-    "variant": "what was done to it: pretrained, converted; then adapted (finetuned), distilled, progressive",
+    "variant": "what was done: pretrained, converted; adapted (finetuned), distilled, lora, annealed, progressive",
     "seed": "seed of the run",
     "tp": "tensor-parallel degree",
     "batch": "sequences at once",

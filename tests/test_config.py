@@ -90,8 +90,8 @@ WRONG = [
     (("adapt", "wirings"), ["fal@chosen-3"], "'fal' is not among sensitivity.wirings"),
     (("adapt", "chat"), None, "adapt.chat: is missing"),
     (("adapt", "text"), ["no.txt"], "adapt.text: no.txt: no such file"),
-    (("adapt", "from"), {"checkpoint": "a/b"}, "adapt.from.size: unknown size 'a/b'"),
     (("evaluate", "data"), "nowhere", "evaluate.data: nowhere: no such folder; `ladder fetch"),
+    (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "teacher": False}], "always has one"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["standard"]}], "'standard' is the original itself"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"]}] * 2, "'ladder' is adapted by distill twice"),
     (("sensitivity", "wirings"), ["ladder@1-2"], "sensitivity.wirings[0]: wiring 'ladder@1-2' names layers"),
@@ -199,20 +199,20 @@ def test_methods_of_adaptation_are_jobs_of_their_own():
     methods += [{"method": "progressive", "wirings": ["ladder"], "group": 2, "teacher": False}]
     settings = DEFAULT["adapt"] | {"wirings": ["standard", "ladder"], "seeds": [0], "methods": methods}
     plan = Plan(DEFAULT | {"adapt": settings})
-    original = "results/default/pretrain/tiny-standard-s0/model"
-    found = {name: (job["files"], job["lr"]) for name, job in plan.adapt.items()}
+    found = {name: (job["taught"], job["lr"]) for name, job in plan.adapt.items()}
     assert found == {
-        "tiny-standard-s0": ([], settings["lr"]),
-        "tiny-ladder-s0": ([], settings["lr"]),
-        "tiny-ladder-distill-s0": ([original], 0.002),
-        "tiny-ladder-progressive-s0": ([], settings["lr"]),
+        "tiny-standard-s0": (False, settings["lr"]),
+        "tiny-ladder-s0": (False, settings["lr"]),
+        "tiny-ladder-distill-s0": (True, 0.002),
+        "tiny-ladder-progressive-s0": (False, settings["lr"]),
     }
     assert list(plan.convert) == ["tiny-ladder-s0"]
     assert {job["checkpoint"] for name, job in plan.adapt.items() if "ladder" in name} == {
         "results/default/convert/tiny-ladder-s0/model"
     }
     words = plan.adapt["tiny-ladder-distill-s0"]["flags"]
-    assert all(flag in words for flag in ("--method distill ", f"--teacher {original} ", "--steps 2 "))
+    assert all(flag in words for flag in ("--method distill ", "--steps 2 "))
+    assert "--teacher" not in words  # it is the checkpoint, before its conversion
     assert set(found) == {name.removeprefix("adapted-") for name in plan.evaluate["adapted-s0"]["checkpoints"]} - {
         "converted-tiny-ladder-s0"
     }
@@ -269,6 +269,29 @@ def test_runs_that_one_process_trains():
     assert list(together) == ["s0", "s1"]
     assert together["s1"] == ["tiny-standard-s1", "tiny-ladder-s1", "tiny-spd-s1"]
     assert not Plan(DEFAULT).together
+
+
+@pytest.mark.parametrize("kind", ["directory", "name", "gguf"])
+def test_a_checkpoint_needs_no_row_of_the_table(kind, tmp_path):
+    path = {"directory": tmp_path / "my llama", "name": "me/my llama", "gguf": tmp_path / "my llama.gguf"}[kind]
+    if kind == "directory":
+        path.mkdir()
+        shape = size("tiny").config(num_hidden_layers=3)
+        (path / "config.json").write_text(json.dumps(shape | {"model_type": "llama"}))
+    methods = [{"method": "progressive", "wirings": ["ladder@1-2"]}]
+    changes = {"from": {"checkpoint": str(path)}, "wirings": ["ladder@1-2"], "seeds": [0], "methods": methods}
+    config = DEFAULT | {"adapt": DEFAULT["adapt"] | changes}
+    check(config, "mine.yaml")
+    plan = Plan(config)
+    assert list(plan.adapt) == ["my-llama-ladder@1-2-s0", "my-llama-ladder@1-2-progressive-s0"]
+    imported = "results/default/convert/my-llama-standard/model"  # once for all conversions
+    assert plan.convert["my-llama-ladder@1-2"]["source"] == (imported if kind == "gguf" else str(path))
+    start = "results/default/convert/my-llama-ladder@1-2/model"
+    assert f"--teacher {start}" in plan.adapt["my-llama-ladder@1-2-progressive-s0"]["flags"]
+    assert summary(plan)
+    if kind == "directory":
+        with pytest.raises(UserError, match="layer 5"):
+            check(config | {"adapt": config["adapt"] | {"wirings": ["ladder@5"]}}, "mine.yaml")
 
 
 def test_only_wirings_that_depend_on_tp_get_it():

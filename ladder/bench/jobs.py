@@ -3,7 +3,7 @@
 from ladder.bench import grid
 from ladder.bench.options import Options, defaults
 from ladder.errors import UserError
-from ladder.model.sizes import row
+from ladder.model.sizes import row, size
 from ladder.options import flags, listed
 
 
@@ -31,7 +31,7 @@ def planned(plan) -> dict[str, dict]:
                 "gpus": ranks if device == "cuda" else 0,
                 # Ranks on the CPU share a node, whatever a node has of GPUs.
                 "place": plan.place(ranks) if device == "cuda" else plan.place(1) | {"cpus_per_task": ranks},
-                "row": [row(size) for size in shapes["size"]],
+                "row": [row(size(model)) for model in shapes["size"]],
                 "records": [
                     f"{plan.root}/bench/{name}/{grid.name(shape, what, entry['dtype'], entry.get('layers'))}.json"
                     for shape, what in points

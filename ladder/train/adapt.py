@@ -66,8 +66,8 @@ def main(args: argparse.Namespace) -> None:
     what = {key: described.get(key) for key in ("model", "wiring", "tp")}
     what |= {"variant": recipe.variant, "seed": options.seed}
     objective = recipe.objective(what["wiring"], config["num_hidden_layers"], what["tp"], options.steps)
-    original, before = args.checkpoint, None
-    if recipe.teacher:
+    original, before, taught = args.checkpoint, {}, None
+    if recipe.teacher and Path(recipe.teacher).resolve() != args.checkpoint.resolve():
         original = find(recipe.teacher)
         taught = check_teacher(checkpoint, original, options.sequence).get("sha256") or recipe.teacher
     elif recipe.taught:

@@ -172,7 +172,7 @@ class Recipe:
     method: str = option("sft", "; ".join(f"{name}: {row.summary}" for name, row in METHODS.items()), enum=(*METHODS,))
     teacher: str | None = option(
         None,
-        "distillation: the original, which is not changed (default: the weights as they were converted)",
+        "distillation: the original (default, and for the checkpoint itself: its weights before their conversion)",
         **FILE,
         more={"type": path_or_name},
     )

@@ -45,12 +45,14 @@ def carry_out(
     Killed at any point, the same call again gives the same numbers.
     """
     parameters = sum(p.numel() for p in model.parameters())
+    objective.prepare(model)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if ranks.first:
         # fp32 weights and two moments: of those that are kept, of the best, and of one that is being written
-        need_disk(args.work, (options.keep + 2) * 12 * parameters + 4 * parameters)
+        need_disk(args.work, (options.keep + 2) * 12 * trained + 4 * parameters)
     kind, config = type(model), model.config
     shape = config if isinstance(model, LadderForCausalLM) else counted(config, parameters)
-    memory.check(shape, options, ranks)
+    memory.check(shape, options, ranks, trained / parameters)
     with contextlib.ExitStack() as stack:
         if ranks.first:
             stack.enter_context(only_one(args.work))
@@ -60,12 +62,10 @@ def carry_out(
         this = stack.enter_context(job(args, stage, name, state.mlflow_run_id, ranks, **what))
         if this:
             state.mlflow_run_id = this.tracking.run_id or state.mlflow_run_id
-        objective.prepare(model)
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         model = distribute(model, ranks, options)
         tracking = this.tracking if this else None
         read = loader_speed(training, options.batch, options.seed, 0.1) if this else 0.0
-        with memory.explained(shape, options, ranks):
+        with memory.explained(shape, options, ranks, trained / parameters):
             if options.minutes:
                 state.steps = state.steps or steps_in_time(model, training, validation, options, ranks, objective)
                 options = options.of_steps(state.steps)

@@ -23,7 +23,6 @@ rule convert:
 
 rule adapt:
     input:
-        of("adapt", "files"),  # the teacher, if the method has one and it is not of the hub
         tracking=f"{R}/tracking.json",
         checkpoint=of("adapt", "checkpoint"),
         data=of("adapt", "data", "files"),  # conversations, or text
