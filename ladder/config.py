@@ -15,7 +15,7 @@ from ladder.evaluate.sensitivity import scannable
 from ladder.links import link
 from ladder.model.sizes import Size, origin, size
 from ladder.options import COUNT, RANKS, OptionError, schemas, select
-from ladder.plan import CHOSEN, LOCAL, listed
+from ladder.plan import CHOSEN, listed
 from ladder.reading import check_values, read_yaml
 from ladder.train.methods import METHODS, Recipe
 from ladder.train.options import Options
@@ -106,13 +106,11 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) of everything that a schema cannot know."""
     yield from _corpus(config["corpus"])
     yield from _source("adapt.chat", config["adapt"].get("chat", {"kind": "corpus"}))
-    for path in config["adapt"].get("text", []):
-        if path != "corpus" and not Path(path).exists():
-            yield "adapt.text", f"{path}: no such file or directory"
+    texts = [path for path in config["adapt"].get("text", []) if path != "corpus"]
+    yield from _source("adapt.text", {"kind": "files", "path": texts})
     data = config["evaluate"].get("data", offline.HUB)
     if data != offline.HUB and not Path(data).is_dir():
-        stock = " ".join(sorted({t.partition(":")[0] for t in config["evaluate"]["adapt"]} - {*LOCAL}))
-        yield "evaluate.data", f"{data}: no such folder; `ladder fetch {stock} --out {data}` makes it"
+        yield "evaluate.data", f"{data}: no such folder; `ladder fetch TASK ... --out {data}` makes it"
     if ("vocab" in config["tokenizer"]) == ("from" in config["tokenizer"]):
         yield "tokenizer", "give exactly one of 'vocab' (train one) and 'from' (take one)"
 
@@ -130,7 +128,6 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
 
     source = adapt["from"]
     yield from _attempt("adapt.from.size", origin, source)
-    of_model = origin(source)
     if "wiring" in source:
         if not any((run["size"], run["wiring"]) == (source["size"], source["wiring"]) for run in pretrain["runs"]):
             yield "adapt.from", f"{source['size']} {source['wiring']} is not among pretrain.runs; add it there"
@@ -151,7 +148,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         yield "sensitivity", f"scans a standard model, and adapt.from is a {source['wiring']!r} one; leave it out"
     for i, wiring in enumerate(sensitivity["wirings"]):
         yield from _attempt(f"sensitivity.wirings[{i}]", scannable, wiring)
-        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, *of_model, "sensitivity", sensitivity)
+        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, *origin(source), "sensitivity", sensitivity)
 
     bench = config["bench"]
     for needed in ("standard", "upper_bound"):

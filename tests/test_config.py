@@ -89,7 +89,7 @@ WRONG = [
     (("adapt", "methods"), [{"method": "distill", "wirings": ["spd@chosen-11"]}], "more than the 10 layers of tiny"),
     (("adapt", "wirings"), ["fal@chosen-3"], "'fal' is not among sensitivity.wirings"),
     (("adapt", "chat"), None, "adapt.chat: is missing"),
-    (("adapt", "text"), ["no.txt"], "adapt.text: no.txt: no such file"),
+    (("adapt", "text"), ["no.txt"], "adapt.text.path: no.txt: no such file"),
     (("evaluate", "data"), "nowhere", "evaluate.data: nowhere: no such folder; `ladder fetch"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "teacher": False}], "always has one"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["standard"]}], "'standard' is the original itself"),
