@@ -164,13 +164,12 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
 def _adapted(key: str, wiring: str, config: dict) -> Iterator[tuple[str, str]]:
     """What is wrong with a wiring to which ``adapt.from`` is converted."""
     adapt, scan = config["adapt"], config.get("sensitivity", {"wirings": []})
-    name, shape = origin(adapt["from"])
     if not (chosen := CHOSEN.fullmatch(wiring)):
-        yield from _wiring(key, wiring, name, shape, "adapt", adapt)
+        yield from _wiring(key, wiring, *origin(adapt["from"]), "adapt", adapt)
     elif chosen[1] not in scan["wirings"]:
         yield key, f"{wiring!r} names layers that a scan chooses, and {chosen[1]!r} is not among sensitivity.wirings"
-    elif shape and int(chosen[2]) > shape.layers:
-        yield key, f"{wiring!r} wants more than the {shape.layers} layers of {name}"
+    elif (shape := origin(adapt["from"])[1]) and int(chosen[2]) > shape.layers:
+        yield key, f"{wiring!r} wants more layers than the {shape.layers} of adapt.from"
 
 
 def _methods(config: dict) -> Iterator[tuple[str, str]]:

@@ -86,7 +86,7 @@ WRONG = [
     (("adapt", "methods"), [{"method": "kd", "wirings": ["ladder"]}], "adapt.methods[0].method: 'kd' is not one of"),
     (("adapt", "methods"), [{"method": "sft", "wirings": ["ladder"]}], "adapt.methods[0].method: 'sft' is how"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "group": 2}], "--group is of --method prog"),
-    (("adapt", "methods"), [{"method": "distill", "wirings": ["spd@chosen-11"]}], "more than the 10 layers of tiny"),
+    (("adapt", "methods"), [{"method": "distill", "wirings": ["spd@chosen-11"]}], "more layers than the 10 of"),
     (("adapt", "wirings"), ["fal@chosen-3"], "'fal' is not among sensitivity.wirings"),
     (("adapt", "chat"), None, "adapt.chat: is missing"),
     (("adapt", "text"), ["no.txt"], "adapt.text.path: no.txt: no such file"),
