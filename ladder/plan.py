@@ -144,9 +144,10 @@ class Plan:
         """What an adaptation reads: ``flag`` of the command line, and its ``paths``."""
         if not text:
             return {"flag": "--chat", "paths": f"{self.root}/chat", "files": f"{self.root}/chat/train.jsonl"}
-        corpus = f"{self.root}/corpus/train.jsonl"
-        paths = [corpus if path == "corpus" else path for path in self.config["adapt"]["text"]]
-        return {"flag": "--text", "paths": paths, "files": paths}
+        corpus = [f"{self.root}/corpus/{part}train.jsonl" for part in [f"parts/{name}/" for name in self.parts] or [""]]
+        given = [path for path in self.config["adapt"]["text"] if path != "corpus"]
+        used = corpus if "corpus" in self.config["adapt"]["text"] else []
+        return {"flag": "--text", "paths": used + given, "files": [f"{self.root}/corpus/manifest.json", *given]}
 
     def _training(self, run: dict, shape: Size | None) -> dict:
         """A training run with what its rule needs."""
