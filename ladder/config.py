@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ladder.bench.options import Options as BenchOptions
 from ladder.errors import UserError
+from ladder.evaluate import offline
 from ladder.evaluate.sensitivity import scannable
 from ladder.links import link
-from ladder.model.sizes import size
+from ladder.model.sizes import Size, origin, size
 from ladder.options import COUNT, RANKS, OptionError, schemas, select
-from ladder.plan import listed
+from ladder.plan import CHOSEN, listed
 from ladder.reading import check_values, read_yaml
 from ladder.train.methods import METHODS, Recipe
 from ladder.train.options import Options
@@ -104,7 +105,12 @@ def _sentence(error) -> str:
 def _problems(config: dict) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) of everything that a schema cannot know."""
     yield from _corpus(config["corpus"])
-    yield from _source("adapt.chat", config["adapt"]["chat"])
+    yield from _source("adapt.chat", config["adapt"].get("chat", {"kind": "corpus"}))
+    texts = [path for path in config["adapt"].get("text", []) if path != "corpus"]
+    yield from _source("adapt.text", {"kind": "files", "path": texts})
+    data = config["evaluate"].get("data", offline.HUB)
+    if data != offline.HUB and not Path(data).is_dir():
+        yield "evaluate.data", f"{data}: no such folder; `ladder fetch TASK ... --out {data}` makes it"
     if ("vocab" in config["tokenizer"]) == ("from" in config["tokenizer"]):
         yield "tokenizer", "give exactly one of 'vocab' (train one) and 'from' (take one)"
 
@@ -112,7 +118,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
     for i, run in enumerate(pretrain["runs"]):
         key = f"pretrain.runs[{i}]"
         yield from _attempt(f"{key}.size", size, run["size"])
-        yield from _wiring(f"{key}.wiring", run["wiring"], run["size"], "pretrain", pretrain)
+        yield from _wiring(f"{key}.wiring", run["wiring"], run["size"], size(run["size"]), "pretrain", pretrain)
         yield from _attempt(key, _training, pretrain | run, config)
         yield from _nodes(f"{key}.gpus", (pretrain | run).get("gpus", 1), config)
         if config["sequence"] > size(run["size"]).positions:
@@ -121,7 +127,7 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         yield "pretrain.runs", "a size with the same wiring is listed twice"
 
     source = adapt["from"]
-    yield from _attempt("adapt.from.size", size, source["size"])
+    yield from _attempt("adapt.from.size", origin, source)
     if "wiring" in source:
         if not any((run["size"], run["wiring"]) == (source["size"], source["wiring"]) for run in pretrain["runs"]):
             yield "adapt.from", f"{source['size']} {source['wiring']} is not among pretrain.runs; add it there"
@@ -129,18 +135,20 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
             yield "adapt.tp", f"{adapt.get('tp')} is not the {pretrain.get('tp')} that adapt.from was pretrained for"
         if missing := sorted(set(adapt["seeds"]) - set(pretrain["seeds"])):
             yield "adapt.seeds", f"seeds {missing} are not among pretrain.seeds {pretrain['seeds']}"
+    if "chat" not in adapt and ("text" not in adapt or adapt["wirings"]):
+        yield "adapt.chat", "is missing: adapt.wirings are finetuned on it; or leave those empty, and give adapt.text"
     for i, wiring in enumerate(adapt["wirings"]):
-        yield from _wiring(f"adapt.wirings[{i}]", wiring, source["size"], "adapt", adapt)
+        yield from _adapted(f"adapt.wirings[{i}]", wiring, config)
     yield from _attempt("adapt", _training, adapt, config)
     yield from _nodes("adapt.gpus", adapt.get("gpus", 1), config)
-    yield from _methods(adapt, source)
+    yield from _methods(config)
 
     sensitivity = config.get("sensitivity", {"wirings": []})
     if sensitivity["wirings"] and source.get("wiring", "standard") != "standard":
         yield "sensitivity", f"scans a standard model, and adapt.from is a {source['wiring']!r} one; leave it out"
     for i, wiring in enumerate(sensitivity["wirings"]):
         yield from _attempt(f"sensitivity.wirings[{i}]", scannable, wiring)
-        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, source["size"], "sensitivity", sensitivity)
+        yield from _wiring(f"sensitivity.wirings[{i}]", wiring, *origin(source), "sensitivity", sensitivity)
 
     bench = config["bench"]
     for needed in ("standard", "upper_bound"):
@@ -153,20 +161,34 @@ def _problems(config: dict) -> Iterator[tuple[str, str]]:
         yield from _nodes(f"bench.ranks[{i}].tp", max(listed(point["tp"])), config)
 
 
-def _methods(adapt: dict, source: dict) -> Iterator[tuple[str, str]]:
-    seen = set()
+def _adapted(key: str, wiring: str, config: dict) -> Iterator[tuple[str, str]]:
+    """What is wrong with a wiring to which ``adapt.from`` is converted."""
+    adapt, scan = config["adapt"], config.get("sensitivity", {"wirings": []})
+    if not (chosen := CHOSEN.fullmatch(wiring)):
+        yield from _wiring(key, wiring, *origin(adapt["from"]), "adapt", adapt)
+    elif chosen[1] not in scan["wirings"]:
+        yield key, f"{wiring!r} names layers that a scan chooses, and {chosen[1]!r} is not among sensitivity.wirings"
+    elif (shape := origin(adapt["from"])[1]) and int(chosen[2]) > shape.layers:
+        yield key, f"{wiring!r} wants more layers than the {shape.layers} of adapt.from"
+
+
+def _methods(config: dict) -> Iterator[tuple[str, str]]:
+    adapt, seen = config["adapt"], set()
+    source = adapt["from"]
     for i, entry in enumerate(adapt.get("methods", [])):
         key, name = f"adapt.methods[{i}]", entry["method"]
         if name == "sft":
             yield f"{key}.method", "'sft' is how adapt.wirings are adapted; name the wirings there"
-        taught = entry.get("teacher", True) and METHODS[name].teacher is not False
+        if METHODS[name].teacher and not entry.get("teacher", True):
+            yield f"{key}.teacher", f"{name!r} always has one; drop the key"
+        taught = entry.get("teacher", True) and METHODS[name].teacher is None
         how = select(entry, Recipe) | {"teacher": "the original" if taught else None}
         yield from _attempt(key, lambda how: Recipe(**how), how)
         for j, wiring in enumerate(entry["wirings"]):
             where = f"{key}.wirings[{j}]"
             if wiring == source.get("wiring", "standard"):
                 yield where, f"{wiring!r} is the original itself; name what it is converted to"
-            yield from _wiring(where, wiring, source["size"], "adapt", adapt)
+            yield from _adapted(where, wiring, config)
             if (name, wiring) in seen:
                 yield where, f"{wiring!r} is adapted by {name} twice"
             seen.add((name, wiring))
@@ -176,7 +198,7 @@ def _bench(key: str, point: dict, wirings: list[str]) -> Iterator[tuple[str, str
     for name in listed(point["size"]):
         yield from _attempt(f"{key}.size", size, name)
         for tp in listed(point["tp"]):
-            yield from _degree(f"{key}.tp", tp, name, point.get("replicate_kv", False))
+            yield from _degree(f"{key}.tp", tp, name, size(name), point.get("replicate_kv", False))
             for j, wiring in enumerate(wirings):
                 where = f"{key}.wirings[{j}]" if "wirings" in point else f"bench.wirings[{j}]"
                 yield from _attempt(where, table, wiring, point.get("layers", size(name).layers), tp)
@@ -195,17 +217,20 @@ def _attempt(key: str, call, *args) -> Iterator[tuple[str, str]]:
         yield key, str(error)
 
 
-def _wiring(key: str, wiring: str, model: str, section: str, settings: dict) -> Iterator[tuple[str, str]]:
+def _wiring(
+    key: str, wiring: str, model: str, shape: Size | None, section: str, settings: dict
+) -> Iterator[tuple[str, str]]:
     """What is wrong with a wiring that a section wants of a model computed, and with the section's ``tp`` for it."""
     yield from _attempt(key, Wiring.parse, wiring)
-    chosen, layers = Wiring.parse(wiring), size(model).layers
+    chosen, layers = Wiring.parse(wiring), shape and shape.layers
     if chosen.timing_only or not chosen.tied:
         yield from _attempt(key, chosen.of_model, layers)
     elif "tp" not in settings:
         yield f"{section}.tp", f"is missing; wiring {wiring!r} is another function at every tensor-parallel degree"
     else:
         yield from _attempt(key, Wiring.parse(wiring, settings["tp"]).of_model, layers)
-        yield from _degree(f"{section}.tp", settings["tp"], model)
+        if shape:
+            yield from _degree(f"{section}.tp", settings["tp"], model, shape)
 
 
 def _corpus(corpus: dict | list[dict]) -> Iterator[tuple[str, str]]:
@@ -249,8 +274,7 @@ def _nodes(key: str, gpus: int, config: dict) -> Iterator[tuple[str, str]]:
         yield key, f"{gpus} GPUs are more than one node has and not whole nodes of gpus_per_node ({per_node})"
 
 
-def _degree(key: str, tp: int, model: str, replicate_kv: bool = False) -> Iterator[tuple[str, str]]:
-    shape = size(model)
+def _degree(key: str, tp: int, model: str, shape: Size, replicate_kv: bool = False) -> Iterator[tuple[str, str]]:
     for name in ("heads", "kv_heads", "intermediate"):
         if name == "kv_heads" and replicate_kv and tp % shape.kv_heads == 0:
             continue  # several ranks hold the same one

@@ -172,14 +172,24 @@ class Training(NamedTuple):
 
 
 def training(
-    part: Part, tokens: int, dtype_bytes: int, *, shard: int, gathered: bool, recompute: bool, logits: int
+    part: Part,
+    tokens: int,
+    dtype_bytes: int,
+    *,
+    shard: int,
+    gathered: bool,
+    recompute: bool,
+    logits: int,
+    trained: float = 1.0,
 ) -> Training:
     """Of one rank. tokens: of a micro-batch. dtype_bytes: of a number in forward and backward. shard: ranks that share
-    the states; gathered: weights come from them when they are needed. logits: those that are there at once."""
+    the states; gathered: weights come from them when they are needed. logits: those that are there at once. trained:
+    the share of the weights that is not frozen."""
     inside = [numbers * dtype_bytes for numbers in part.kept]
     # Kept of each module: its input, and what its norm needs, in fp32 too; unless recomputed, what is inside of it.
     a_layer = 2 * part.hidden * (2 * dtype_bytes + 8)
     kept = part.layers * a_layer + (max(inside) if recompute else part.layers * sum(inside))
     # Gathered: what is outside of attention and MLP with its gradient, and two modules with one's gradient.
     weights = dtype_bytes * (2 * part.outside + 3 * max(part.attention, part.mlp)) if gathered else 0
-    return Training(16 * part.weights // shard, weights + tokens * kept + logits * (dtype_bytes + 12))
+    states = int((4 + 12 * trained) * part.weights)
+    return Training(states // shard, weights + tokens * kept + logits * (dtype_bytes + 12))

@@ -12,6 +12,7 @@ import nothing heavy.
 
 import argparse
 import operator
+import shlex
 from dataclasses import MISSING, Field, field, fields
 from types import NoneType
 from typing import get_args, get_origin
@@ -102,6 +103,24 @@ def numeric(declared: type, values) -> dict:
 def select(settings: dict, *declared: type) -> dict:
     """What a configuration, or a job, says of declared options, in the order of the declarations."""
     return {f.name: settings[f.name] for kind in declared for f in fields(kind) if f.name in settings}
+
+
+def listed(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def flags(settings: dict, *declared: type) -> str:
+    """``{"new_tokens": 60, "emulate": True}`` -> ``--emulate --new-tokens 60``: the options that classes declare, in
+    that order; or all, by name. So moving a key in a configuration reruns nothing."""
+    chosen, words = select(settings, *declared) if declared else dict(sorted(settings.items())), []
+    for key, value in chosen.items():
+        if value is True:
+            words.append(flag(key))
+        elif isinstance(value, list):
+            words += [flag(key), *map(str, value)]
+        elif value is not None and value is not False:
+            words += [flag(key), str(value)]
+    return shlex.join(words)
 
 
 def schemas(declared: type, profile: bool = True) -> dict[str, dict]:

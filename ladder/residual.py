@@ -68,7 +68,23 @@ class Operation(NamedTuple):
 
 
 class Table(tuple[Row, ...]):
-    """The rows of a model's modules, attention and MLP of each layer."""
+    """The rows of a model's modules, attention and MLP of each layer.
+
+    late: a: a module reads a x the stream that its row says + (1 - a) x the standard one, which has every output in it.
+    """
+
+    late: float = 1.0
+
+    def annealed(self, late: float) -> "Table":
+        """The same rows at another ``late``, which means something where :attr:`only_delays`."""
+        table = Table(self)
+        table.late = late
+        return table
+
+    @property
+    def only_delays(self) -> bool:
+        """Whether the rows change nothing but when an output is read."""
+        return all(row == Row(row.lag, row.joint) for row in self)
 
     @cached_property
     def steps(self) -> tuple[tuple[Operation, ...], ...]:
@@ -202,6 +218,7 @@ class ResidualStream:
         self.x, self.table, self.all_reduce, self.signal_norm = x, table, all_reduce, signal_norm
         self.module, self.sums, self.shares = 0, deque(), {}
         self.held = self.normed = self.signal = None
+        self.timely = x  # the standard stream, kept where ``table.late`` is below 1
 
     def run(self, module: Module) -> None:
         """Let the next module read the stream, compute, and write to it."""
@@ -214,7 +231,7 @@ class ResidualStream:
                     read = self.x
                     for output in step.output:
                         read = read + self.shares[output]
-                    self.normed = module.norm(read)
+                    self.normed = module.norm(self._annealed(read))
                 case "compute":
                     partial = module.compute(self.normed + self.signal if step.signal else self.normed)
                 case "share":
@@ -226,13 +243,19 @@ class ResidualStream:
                     self.held = self._with_held(partial, step.weight)
                 case "launch":
                     self._launch(partial, step.weight, module.after)
+        if self.table.late < 1:
+            self.timely = self.timely + (partial if module.after is None else module.after(partial))
         self.module += 1
 
     def end(self):
         """The stream after the last module, with every sum in it."""
         for step in self.table.steps[self.module]:
             self._land(step) if step.kind == "wait" else self._launch(None, step.weight)
-        return self.x
+        return self._annealed(self.x)
+
+    def _annealed(self, x):
+        late = self.table.late
+        return x if late == 1 else late * x + (1 - late) * self.timely
 
     def _launch(self, partial, weight: float, after: Callable | None = None) -> None:
         partial, self.held = self._with_held(partial, weight), None

@@ -141,7 +141,7 @@ def arguments(rng, _here, _) -> tuple[list, str]:
 def numbers(rng, here: Path, _) -> tuple[list, str]:
     option = rng.choice(("--lr", "--warmup", "--betas", "--steps", "--clip", "--eps", "--min-lr", "--seed", "--tp"))
     word = rng.choice(("inf", "nan", "1e999", "-1", "٣", "", "1_0", "9" * 30, "x"))
-    words = ["--chat", here, "--work", here / "w", "--out", here / "m", "--record", here / "r.json"]
+    words = [here / "m", "--chat", here, "--work", here / "w", "--record", here / "r.json"]
     return ["adapt", here / "none", *words, f"{option}={word}"], f"{option}={word}"
 
 

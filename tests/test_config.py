@@ -17,13 +17,18 @@ from ladder.budget import disk, gpu_hours, summary
 from ladder.cli import COMMANDS, main
 from ladder.config import check, check_machine, read
 from ladder.errors import UserError
+from ladder.evaluate import offline
+from ladder.model.imported import PACKAGED
 from ladder.model.sizes import SIZES, size
 from ladder.plan import Plan, flags
 from ladder.train.methods import Recipe
 from ladder.train.options import Options
 
 PROFILES = sorted(Path("config").glob("*.yaml"))
-DEFAULT = yaml.safe_load(Path("config/default.yaml").read_text())
+TOY = yaml.safe_load(Path("tests/toy.yaml").read_text())
+DEFAULT = TOY | {"name": "default", "corpus": {"kind": "python-docs", "validation": 0.04, "test": 0.08}}
+DEFAULT["adapt"] = TOY["adapt"] | {"methods": [{"method": "distill", "wirings": ["ladder@5-9"]}]}
+SMOLLM2 = {"from": {"checkpoint": "smollm2"}, "wirings": [], "text": ["corpus"]}
 
 
 def changed(path, value):
@@ -52,7 +57,7 @@ WRONG = [
     (("pretrian",), {}, "top level: unknown key 'pretrian'; known: adapt, bench"),
     (("pretrain", "stepz"), 3, "pretrain: unknown key 'stepz'"),
     (("sequence",), None, "top level: the key 'sequence' is missing"),
-    (("pretrain", "precision"), True, "pretrain.precision: True is not one of ['fp32', 'bf16']"),
+    (("pretrain", "precision"), True, "pretrain.precision: True is not one of ['fp32', 'bf16', 'auto']"),
     (("pretrain", "warmup"), 10**400, "pretrain.warmup: 1000"),
     (("pretrain", "keep"), 3, "pretrain: unknown key 'keep'"),
     (("pretrain", "runs", 0, "shard"), 2, "pretrain.runs[0].shard: 2 does not divide the 1 rank of this job"),
@@ -67,28 +72,33 @@ WRONG = [
     (("pretrain", "runs", 1, "wiring"), "ladder@8-10", "layer 10 in '8-10' is outside the model"),
     (("pretrain", "runs", 1, "wiring"), "upper_bound", "is for timing only: no model computes it"),
     (("pretrain", "runs", 0, "size"), "tinny", "pretrain.runs[0].size: unknown size 'tinny'"),
-    (("pretrain", "warmup"), 1000, "pretrain.runs[0].warmup: 1000 is more than the 120 steps"),
+    (("pretrain", "warmup"), 1000, "pretrain.runs[0].warmup: 1000 is more than the 4 steps"),
     (("pretrain", "micro_batch"), 3, "pretrain.runs[0].batch: 2 is not a multiple of 3 (micro-batch 3 x 1 rank)"),
     (("sequence",), 4096, "sequence: 4096 is longer than the 512 of tiny"),
     (("adapt", "wirings"), ["ladder@99"], "adapt.wirings[0]: layer 99"),
     (("adapt", "from"), {"size": "tiny", "wiring": "ladder-7"}, "is not among pretrain.runs"),
     (("adapt", "from"), {"sise": "tiny"}, "is not understood"),
     (("adapt", "seeds"), [7], "seeds [7] are not among pretrain.seeds"),
-    (("pretrain", "tp"), None, "pretrain.tp: is missing; wiring 'partial' is another function at every"),
+    (("pretrain", "tp"), None, "pretrain.tp: is missing; wiring 'spd' is another function at every"),
     (("pretrain", "tp"), 3, "pretrain.tp: 3 does not divide the heads (4) of tiny"),
     (("adapt", "wirings"), ["ladder", "spd"], "adapt.tp: is missing; wiring 'spd'"),
     (("adapt", "from"), {"size": "tiny", "wiring": "spd"}, "adapt.tp: None is not the 2 that adapt.from"),
     (("adapt", "methods"), [{"method": "kd", "wirings": ["ladder"]}], "adapt.methods[0].method: 'kd' is not one of"),
     (("adapt", "methods"), [{"method": "sft", "wirings": ["ladder"]}], "adapt.methods[0].method: 'sft' is how"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "group": 2}], "--group is of --method prog"),
-    (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "teacher": False}], "needs --teacher"),
+    (("adapt", "methods"), [{"method": "distill", "wirings": ["spd@chosen-11"]}], "more layers than the 10 of"),
+    (("adapt", "wirings"), ["fal@chosen-3"], "'fal' is not among sensitivity.wirings"),
+    (("adapt", "chat"), None, "adapt.chat: is missing"),
+    (("adapt", "text"), ["no.txt"], "adapt.text.path: no.txt: no such file"),
+    (("evaluate", "data"), "nowhere", "evaluate.data: nowhere: no such folder; `ladder fetch"),
+    (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"], "teacher": False}], "always has one"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["standard"]}], "'standard' is the original itself"),
     (("adapt", "methods"), [{"method": "distill", "wirings": ["ladder"]}] * 2, "'ladder' is adapted by distill twice"),
     (("sensitivity", "wirings"), ["ladder@1-2"], "sensitivity.wirings[0]: wiring 'ladder@1-2' names layers"),
     (("sensitivity", "wirings"), ["upper_bound"], "sensitivity.wirings[0]: wiring 'upper_bound' is for timing only"),
     (("sensitivity", "tp"), None, "sensitivity.tp: is missing; wiring 'spd'"),
     (("sensitivity", "windows"), 1, "sensitivity.windows: 1 is less than the minimum of 2"),
-    (("bench", "emulated", 0, "tp"), 5, "bench.emulated[0].tp: 5 does not divide the heads (24) of paper-1b-8l"),
+    (("bench", "emulated", 0, "tp"), 5, "bench.emulated[0].tp: 5 does not divide the heads (4) of tiny"),
     (("bench", "wirings"), ["ladder"], "'standard' is missing"),
     (("corpus",), {"kind": "files", "path": ["no.txt"], "validation": 0.1, "test": 0.1}, "no.txt: no such file"),
     (("corpus",), {"kind": "files", "validation": 0.1, "test": 0.1}, "needs a list of paths"),
@@ -189,27 +199,103 @@ def test_methods_of_adaptation_are_jobs_of_their_own():
     methods += [{"method": "progressive", "wirings": ["ladder"], "group": 2, "teacher": False}]
     settings = DEFAULT["adapt"] | {"wirings": ["standard", "ladder"], "seeds": [0], "methods": methods}
     plan = Plan(DEFAULT | {"adapt": settings})
-    original = "results/default/pretrain/tiny-standard-s0/model"
-    found = {name: (job["files"], job["lr"]) for name, job in plan.adapt.items()}
+    found = {name: (job["taught"], job["lr"]) for name, job in plan.adapt.items()}
     assert found == {
-        "tiny-standard-s0": ([], settings["lr"]),
-        "tiny-ladder-s0": ([], settings["lr"]),
-        "tiny-ladder-distill-s0": ([original], 0.002),
-        "tiny-ladder-progressive-s0": ([], settings["lr"]),
+        "tiny-standard-s0": (False, settings["lr"]),
+        "tiny-ladder-s0": (False, settings["lr"]),
+        "tiny-ladder-distill-s0": (True, 0.002),
+        "tiny-ladder-progressive-s0": (False, settings["lr"]),
     }
     assert list(plan.convert) == ["tiny-ladder-s0"]
     assert {job["checkpoint"] for name, job in plan.adapt.items() if "ladder" in name} == {
         "results/default/convert/tiny-ladder-s0/model"
     }
     words = plan.adapt["tiny-ladder-distill-s0"]["flags"]
-    assert all(flag in words for flag in ("--method distill ", f"--teacher {original} ", "--steps 24 "))
+    assert all(flag in words for flag in ("--method distill ", "--steps 2 "))
+    assert "--teacher" not in words  # it is the checkpoint, before its conversion
     assert set(found) == {name.removeprefix("adapted-") for name in plan.evaluate["adapted-s0"]["checkpoints"]} - {
         "converted-tiny-ladder-s0"
     }
 
 
+@pytest.fixture
+def packages(monkeypatch):
+    """Whether the packages of the model and of the evaluation data are installed, as the test wants it."""
+
+    def are(there: bool):
+        version = "gguf" if there else "no-such-package"
+        monkeypatch.setitem(PACKAGED, "smollm2", (version, "1.0", "it.gguf"))
+        monkeypatch.setattr(offline, "packaged", lambda: Path("data") if there else None)
+
+    return are
+
+
+def test_an_installed_model_is_imported_scanned_converted_and_distilled_on_text(packages):
+    packages(True)
+    methods = [{"method": "distill", "wirings": ["ladder@15-29", "ladder@chosen-15"]}]
+    plan = Plan(DEFAULT | {"adapt": DEFAULT["adapt"] | SMOLLM2 | {"methods": methods, "seeds": [0, 1]}})
+    assert not plan.missing
+    root = "results/default"
+    original, scan = f"{root}/convert/smollm2-standard/model", f"{root}/sensitivity/smollm2/record.json"
+    assert {name: (job["source"], job["files"]) for name, job in plan.convert.items()} == {
+        "smollm2-standard": ("smollm2", []),
+        "smollm2-ladder@15-29": (original, [original]),
+        "smollm2-ladder@chosen-15": (original, [original, scan]),
+    }
+    chosen = plan.convert["smollm2-ladder@chosen-15"]["flags"]
+    assert chosen == f"--layers 15 --layers-from {scan} --model smollm2 --wiring ladder"
+    assert (plan.sensitivity["smollm2"]["source"], plan.sensitivity["smollm2"]["files"]) == (original, [original])
+    assert len(plan.adapt) == 2 * 2
+    job = plan.adapt["smollm2-ladder@chosen-15-distill-s1"]
+    assert (job["data"]["flag"], job["data"]["paths"]) == ("--text", [f"{root}/corpus/train.jsonl"])
+    assert job["checkpoint"] == f"{root}/convert/smollm2-ladder@chosen-15/model"
+    assert "converted-smollm2-standard" in plan.evaluate["adapted-s0"]["checkpoints"]
+
+
+def test_a_profile_goes_on_without_what_is_not_installed(packages):
+    packages(False)
+    tasks = {"adapt": ["heldout_perplexity", "piqa"], "pretrain": ["heldout_perplexity", "arc_easy:5"]}
+    wanted = DEFAULT | {"adapt": DEFAULT["adapt"] | SMOLLM2, "evaluate": DEFAULT["evaluate"] | tasks}
+    plan = Plan(wanted)
+    assert (plan.adapt, plan.convert, plan.sensitivity) == ({}, {}, {})
+    assert {tuple(group["tasks"]) for group in plan.evaluate.values()} == {("heldout_perplexity",)}
+    assert [word for word in ("no-such-package", "piqa", "arc_easy") if word not in "".join(plan.missing)] == []
+    with_data = Plan(wanted | {"evaluate": wanted["evaluate"] | {"data": "here"}})
+    assert all("--data here" in group["flags"] for group in with_data.evaluate.values())
+
+
+def test_runs_that_one_process_trains():
+    together = Plan(changed(("pretrain", "together"), True)).together
+    assert list(together) == ["s0", "s1"]
+    assert together["s1"] == ["tiny-standard-s1", "tiny-ladder-s1", "tiny-spd-s1"]
+    assert not Plan(DEFAULT).together
+
+
+@pytest.mark.parametrize("kind", ["directory", "name", "gguf"])
+def test_a_checkpoint_needs_no_row_of_the_table(kind, tmp_path):
+    path = {"directory": tmp_path / "my llama", "name": "me/my llama", "gguf": tmp_path / "my llama.gguf"}[kind]
+    if kind == "directory":
+        path.mkdir()
+        shape = size("tiny").config(num_hidden_layers=3)
+        (path / "config.json").write_text(json.dumps(shape | {"model_type": "llama"}))
+    methods = [{"method": "progressive", "wirings": ["ladder@1-2"]}]
+    changes = {"from": {"checkpoint": str(path)}, "wirings": ["ladder@1-2"], "seeds": [0], "methods": methods}
+    config = DEFAULT | {"adapt": DEFAULT["adapt"] | changes}
+    check(config, "mine.yaml")
+    plan = Plan(config)
+    assert list(plan.adapt) == ["my-llama-ladder@1-2-s0", "my-llama-ladder@1-2-progressive-s0"]
+    imported = "results/default/convert/my-llama-standard/model"  # once for all conversions
+    assert plan.convert["my-llama-ladder@1-2"]["source"] == (imported if kind == "gguf" else str(path))
+    start = "results/default/convert/my-llama-ladder@1-2/model"
+    assert f"--teacher {start}" in plan.adapt["my-llama-ladder@1-2-progressive-s0"]["flags"]
+    assert summary(plan)
+    if kind == "directory":
+        with pytest.raises(UserError, match="layer 5"):
+            check(config | {"adapt": config["adapt"] | {"wirings": ["ladder@5"]}}, "mine.yaml")
+
+
 def test_only_wirings_that_depend_on_tp_get_it():
-    adapt = DEFAULT["adapt"] | {"wirings": ["standard", "ladder", "spd@5-9"], "tp": 4}
+    adapt = DEFAULT["adapt"] | {"wirings": ["standard", "ladder", "spd@5-9"], "methods": [], "tp": 4}
     plan = Plan(DEFAULT | {"adapt": adapt})
     given = {job["wiring"]: re.findall(r"--tp \d+", job["model"]) for job in plan.pretrain.values()}
     tied = {"partial", "spd", "desync-2x"}
@@ -290,6 +376,6 @@ def test_light_commands_load_no_torch():
 
 
 def test_init_writes_run_json(tmp_path):
-    assert main(["init", "--config", "config/default.yaml", "--out", str(tmp_path / "run.json")]) == 0
+    assert main(["init", "--config", "tests/toy.yaml", "--out", str(tmp_path / "run.json")]) == 0
     run = json.loads((tmp_path / "run.json").read_text())
-    assert run["digest"] == Plan(DEFAULT).digest
+    assert run["digest"] == Plan(TOY).digest

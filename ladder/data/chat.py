@@ -19,7 +19,6 @@ Writes OUT/{train,validation}.jsonl with {"messages"} a line, OUT/manifest.json 
 
 import argparse
 import contextlib
-import re
 import signal
 import threading
 from bisect import bisect_left, insort
@@ -70,11 +69,19 @@ def main(args: argparse.Namespace) -> None:
         this.finish(rows, artifacts=(args.out / "manifest.json",))
 
 
-def encode(messages: list[dict], tokenizer, chat_template: str | None = None) -> tuple[list[int], list[int]]:
+class Unsplit(UserError):
+    """A chat template under which the assistant's words cannot be told from the rest."""
+
+
+def encode(
+    messages: list[dict], tokenizer, chat_template: str | None = None, marked=True
+) -> tuple[list[int], list[int]]:
     """(token ids, labels) of a conversation under the tokenizer's chat template, or under ``chat_template``.
 
-    Labels are the ids where the template marks the assistant's words and -100 elsewhere. Raises UserError for a
-    tokenizer without a template, and for a template without marks.
+    Labels are the ids where the assistant speaks and -100 elsewhere, or all ids unless ``marked``. Its words are what
+    an answer adds to the prompt for it, up to the token that ends the turn: so any template serves whose text stays as
+    a conversation goes on.
+    Raises :class:`Unsplit` for another, and UserError for a tokenizer without a template.
     """
     template = chat_template or tokenizer.chat_template
     name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
@@ -82,19 +89,33 @@ def encode(messages: list[dict], tokenizer, chat_template: str | None = None) ->
         raise UserError(f"{name}: no chat template; give it one with `ladder tokenizer --from ... --chat-template ...`")
     if isinstance(template, dict):  # several named ones
         template = tokenizer.get_chat_template()
-    if not re.search(r"\{%-?\s*generation\b", template):
-        raise UserError(
-            f"{name}: its chat template does not mark what the assistant says; put {{% generation %}} before and "
-            "{% endgeneration %} after the assistant's content, or use `ladder tokenizer --chat-template llama3`"
-        )
+    learnt = [n for n, m in enumerate(messages) if m["role"] == "assistant" and m.get("weight") != 0 and marked]
+
+    def written(conversations: list[list[dict]], prompt: bool) -> list[str]:
+        chosen = {"chat_template": template, "tokenize": False, "add_generation_prompt": prompt}
+        return tokenizer.apply_chat_template(conversations, **chosen)
+
     with limited(name):
-        encoded = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-    ids, spoken = encoded["input_ids"], list(encoded["assistant_masks"])
-    if any(message.get("weight") == 0 for message in messages):
-        _unlearn(messages, spoken, name)
-    return ids, [token if said else IGNORED for token, said in zip(ids, spoken, strict=True)]
+        prompts = written([messages[:n] for n in learnt], True) if learnt else []
+        *answered, text = written([*(messages[: n + 1] for n in learnt), messages], False)
+    spans = []
+    for n, before, after in zip(learnt, prompts, answered, strict=True):
+        if not (after.startswith(before) and text.startswith(after)):
+            raise Unsplit(
+                f"{name}: its chat template writes what was said before differently once answer {n} is there, so "
+                "the assistant's tokens cannot be told from the rest; use --method distill, which needs no such split, "
+                "or another template (--chat-template chatml)"
+            )
+        turn = after.rstrip()
+        if turn.endswith(messages[n]["content"].rstrip()):
+            turn = after  # nothing but space ends it
+        spans.append((len(before), len(turn)))
+    if not marked:
+        spans = [(0, len(text))]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    labels = [id_ if any(s < end and e > start for start, end in spans) else IGNORED for id_, (s, e) in places]
+    return encoded["input_ids"], labels
 
 
 @contextlib.contextmanager
@@ -121,20 +142,6 @@ def limited(name: str) -> Iterator[None]:
         if timed:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGVTALRM, before)
-
-
-def _unlearn(messages: list[dict], spoken: list[int], name: str) -> None:
-    """Clear the marks of the assistant's messages that have the weight 0."""
-    starts = [n for n, said in enumerate(spoken) if said and not (n and spoken[n - 1])]
-    answers = [message for message in messages if message["role"] == "assistant"]
-    if len(starts) != len(answers):
-        raise UserError(
-            f"{name}: its chat template does not mark each answer by itself, so none can be left out ('weight': 0)"
-        )
-    for start, message in zip(starts, answers, strict=True):
-        end = next((n for n in range(start, len(spoken)) if not spoken[n]), len(spoken))
-        if message.get("weight") == 0:
-            spoken[start:end] = [0] * (end - start)
 
 
 def too_long(samples: list[tuple[list[int], list[int]]], length: int) -> int:

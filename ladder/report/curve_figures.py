@@ -10,7 +10,7 @@ from ladder.report.svg import Figure, Panel
 from ladder.wiring import Wiring, table
 
 KEY = ["model", "wiring", "seed"]
-METHODS = {"adapted": "-", "distilled": "--", "progressive": ":"}
+METHODS = {"adapted": "-", "distilled": "--", "progressive": ":", "lora": "-.", "annealed": (0, (1, 3))}
 
 
 def kind(wiring: str) -> str:
@@ -63,9 +63,9 @@ def draw_methods(axes, rows: pd.DataFrame, frames: Frames) -> None:
     for (wiring, variant), runs in rows.groupby(["wiring", "variant"]):
         how, dashes = look(wiring), METHODS[variant]
         for _, run in runs.groupby("seed", dropna=False):
-            axes.plot(run["tokens"] / 1e3, run["loss"], dashes, color=how.colour, linewidth=0.7, alpha=0.5)
+            axes.plot(run["tokens"] / 1e3, run["loss"], linestyle=dashes, color=how.colour, linewidth=0.7, alpha=0.5)
         mean = runs.groupby("tokens")["loss"].mean()
-        axes.plot(mean.index / 1e3, mean, dashes, color=how.colour, marker=how.marker, markersize=4)
+        axes.plot(mean.index / 1e3, mean, linestyle=dashes, color=how.colour, marker=how.marker, markersize=4)
         ends.append((mean.index[-1] / 1e3, mean.iloc[-1], how.colour, f"{label(frames, wiring)}, {variant}"))
     axes.set_xlabel("thousand training tokens")
     axes.set_ylabel("chat loss, nats")

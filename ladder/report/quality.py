@@ -12,6 +12,7 @@ LOSS, PERPLEXITY, CLOZE = ("validation_loss", None), ("byte_perplexity", "heldou
 # variant: what was done to a checkpoint, in words, in the order in which it is done
 DONE = {"pretrained": "original", "converted": "converted as is", "adapted": "adapted"}
 DONE |= {"distilled": "adapted by distillation", "progressive": "adapted layer by layer"}
+DONE |= {"lora": "adapted by a low-rank change", "annealed": "adapted while the lag came in"}
 ADAPTED = list(DONE)[2:]  # by finetuning, and by other methods
 NOT_EVALUATED = "not evaluated in this run"
 

@@ -23,7 +23,7 @@ from ladder.report.style import INK, listing, look, order, percent
 from ladder.report.svg import Figure, Panel
 
 STEPS = list(DONE)
-MARKERS = {"distilled": "D", "progressive": "P"}  # others have the wiring's
+MARKERS = {"distilled": "D", "progressive": "P", "lora": "v", "annealed": "^"}  # others have the wiring's
 
 
 def pretraining(frames: Frames) -> Figure:
@@ -181,8 +181,8 @@ def adaptation(frames: Frames) -> Figure:
     caption = (
         f"Published, conversion costs {halves[0] - halves[1]:.1f} points and retraining brings "
         f"{halves[2] - halves[1]:.1f} back. Here, byte perplexity (lower is better): {start}{'; '.join(told)}. "
-        "Hollow: converted as is; filled: adapted (finetuned; a diamond: distilled; a plus: rewired layer by layer); "
-        "ticks: each seed; dashed: the original."
+        "Hollow: converted as is; filled: adapted (finetuned; a diamond: distilled; a plus: rewired layer by layer; "
+        "triangles: by a low-rank change, and while the lag came in); ticks: each seed; dashed: the original."
     )
     return Figure("adaptation", "The drop and the recovery", caption, panels, tidy(rows.to_dict("records")))
 

@@ -33,6 +33,7 @@ PUBLISHED = (
     "Published (FarSkip-Collective), distillation recovers most of what full conversion costs, finetuning less. "
 )
 WORDS = {PLAIN: "finetuned", TAUGHT: "distilled", "progressive": "rewired layer by layer"}
+WORDS |= {"lora": "distilled into a low-rank change", "annealed": "distilled while the lag came in"}
 
 
 class Gap(NamedTuple):

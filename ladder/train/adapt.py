@@ -1,16 +1,19 @@
-"""Adapt a (converted) checkpoint on chat data: finetune it, distil the original into it, or rewire it step by step.
+"""Adapt a converted checkpoint: distil the original into it, finetune it, or rewire it step by step.
 
-Finetuning counts the assistant's tokens only; packed conversations do not see each other. Reads a checkpoint directory
-and the train.jsonl and validation.jsonl of `ladder chat`; writes the adapted model as a Hugging Face directory, and a
-record with losses, speed and curves. It resumes as `ladder pretrain` does.
+Reads a checkpoint directory, and plain text, tokens of `ladder tokens` or conversations of `ladder chat`; writes the
+adapted model OUT as a Hugging Face directory, and a record with losses, speed and curves. The original that is
+distilled is the checkpoint itself, wired as it was before its conversion. Of conversations finetuning counts the
+assistant's tokens only; those packed into a row do not see each other. Killed, the same command goes on from its last
+checkpoint.
 
-  ladder adapt build/models/tiny-ladder@5-9-converted-s0 --chat build/chat --seed 0 \\
-      --work build/work/adapt --out build/models/tiny-ladder@5-9-adapted-s0 --record build/records/adapt.json
-  ladder adapt build/models/tiny-ladder-converted-s0 --method distill --teacher build/models/tiny-standard-s0 ...
-  ladder adapt build/models/tiny-ladder-converted-s0 --method progressive --group 2 --teacher ... --patience 5 ...
+  ladder adapt converted adapted --method distill --text books.txt --minutes 10
+  ladder adapt converted adapted --chat build/chat --steps 200
+  ladder adapt converted adapted --method progressive --group 2 --teacher original --chat build/chat --patience 5
 """
 
 import argparse
+import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,34 +21,41 @@ import ladder.job
 import ladder.options
 from ladder.errors import UserError
 from ladder.files import sha256
-from ladder.outputs import path_or_name
+from ladder.outputs import OutputFile, path_or_name
 from ladder.reading import jsonl_rows, read_json
 from ladder.train import options as training
-from ladder.train.methods import Recipe
+from ladder.train.methods import METHODS, Recipe
 
 PROBE = 8  # tokens
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    ladder.job.add_arguments(parser)
     parser.add_argument("checkpoint", type=Path, help="directory of `ladder convert` or `ladder pretrain`")
-    parser.add_argument("--chat", type=Path, required=True, help="directory of `ladder chat`")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--text", type=Path, nargs="+", help="files or directories of .txt, .md, .jsonl or .parquet")
+    source.add_argument("--tokens", type=Path, help="directory of `ladder tokens`")
+    source.add_argument("--chat", type=Path, help="directory of `ladder chat`")
+    parser.add_argument("--text-field", default="text", help="the column that holds the text (default: text)")
     parser.add_argument(
         "--chat-template",
         type=path_or_name,
-        help="llama3, chatml or a jinja file, in place of the checkpoint's own where that does not mark the assistant",
+        help="llama3, chatml or a jinja file, in place of the checkpoint's own",
     )
+    parser.add_argument("--record", action=OutputFile, help="JSON record to write")
+    ladder.job.add_arguments(parser, record=False)
     ladder.options.add_arguments(parser.add_argument_group("method"), Recipe)
-    training.add_arguments(parser, steps=25, lr=5e-4, warmup=5, weight_decay=0.0, evaluate_every=5, checkpoint_every=25)
+    usual = {"steps": 25, "warmup": 5, "weight_decay": 0.0, "evaluate_every": 5, "checkpoint_every": 25}
+    training.add_arguments(parser, work=False, **usual, lr=None, precision="auto")
 
 
 def main(args: argparse.Namespace) -> None:
+    recipe = ladder.options.of(Recipe, args)
+    args.lr = args.lr or METHODS[recipe.method].lr
+    args.work = args.work or Path(f"{args.out}.work")
     options = ladder.options.of(training.Options, args)
     options.check()
-    recipe = ladder.options.of(Recipe, args)
-    for split in ("train", "validation"):
-        if not (args.chat / f"{split}.jsonl").is_file():
-            raise UserError(f"{args.chat}/{split}.jsonl: no such file; `ladder chat` makes it")
+    if options.minutes and METHODS[recipe.method].grouped:
+        raise UserError(f"--minutes {options.minutes:g}: the phases of --method {recipe.method} need --steps")
     from ladder.data.tokenizer import chat_template
     from ladder.model.convert import find
     from ladder.model.opened import Checkpoint
@@ -55,24 +65,30 @@ def main(args: argparse.Namespace) -> None:
     checkpoint.positions(options.sequence)
     what = {key: described.get(key) for key in ("model", "wiring", "tp")}
     what |= {"variant": recipe.variant, "seed": options.seed}
-    original = find(recipe.teacher) if recipe.teacher else None
-    taught = check_teacher(checkpoint, original, options.sequence) if original else None
     objective = recipe.objective(what["wiring"], config["num_hidden_layers"], what["tp"], options.steps)
+    original, before, taught = args.checkpoint, {}, None
+    if recipe.teacher and Path(recipe.teacher).resolve() != args.checkpoint.resolve():
+        original = find(recipe.teacher)
+        taught = check_teacher(checkpoint, original, options.sequence).get("sha256") or recipe.teacher
+    elif recipe.taught:
+        before = taught = unconverted(checkpoint)
     template = chat_template(args.chat_template) if args.chat_template else None
-    tokenizer = checkpoint.needed_tokenizer()
-    words = template or checkpoint.chat_template(tokenizer, "give --chat-template")
-    files = [args.chat / f"{split}.jsonl" for split in ("train", "validation")]
-    vocabulary = config["vocab_size"]
-    data, held_out = (packed_chat(file, tokenizer, words, options.sequence, vocabulary) for file in files)
+    files, data, held_out = datasets(args, checkpoint, template, recipe.marked, options.sequence)
 
     import torch
 
     from ladder.model import load
+    from ladder.model.rewire import set_wiring
     from ladder.parallel.group import join
     from ladder.train.batches import check
     from ladder.train.layout import distribute
     from ladder.train.run import carry_out
+    from ladder.train.speed import precision
 
+    check(data, options.batch, files[0])
+    check(held_out, 1, files[-1])
+    parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
+    options = replace(options, precision=precision(options, 0 if checkpoint.family else parameters))
     if options.compile:
         checkpoint.llama_only("--compile")
     with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:
@@ -82,19 +98,58 @@ def main(args: argparse.Namespace) -> None:
         model, _ = load(args.checkpoint, dtype="float32")  # master weights
         if checkpoint.family:
             packed_apart(model, checkpoint)
-        check(data, options.batch, files[0])
-        check(held_out, 1, files[1])
         inputs = {"checkpoint": described.get("sha256") or str(args.checkpoint)}
-        inputs |= {"chat": [sha256(file) for file in files], "template": template}
+        inputs |= {"chat" if args.chat else "text": [sha256(file) for file in files], "template": template}
         inputs |= recipe.settings()
         inputs |= {"phases": [phase.wiring for phase in objective.phases]} if objective.phases else {}
-        inputs |= {"teacher": taught.get("sha256") or recipe.teacher} if taught else {}
-        if taught:
-            precision = "bfloat16" if options.precision == "bf16" else "float32"
-            teacher, _ = load(original, dtype=precision)
+        if recipe.taught:
+            inputs |= {"teacher": taught}
+            teacher, _ = load(original, dtype="bfloat16" if options.precision == "bf16" else "float32")
+            if before:
+                set_wiring(teacher, **before)
             objective = replace(objective, teacher=distribute(teacher.requires_grad_(False), these, options))
         name = f"{what['model']}-{what['wiring']}-{recipe.variant}-s{options.seed}"
         carry_out(args, "adapt", name, what, inputs, model, args.checkpoint, data, held_out, options, these, objective)
+
+
+def unconverted(checkpoint) -> dict:
+    """{"wiring", "tp"} under which the weights are those of the original: conversion leaves them as they were.
+    Raises UserError for a checkpoint that was trained since."""
+    card = checkpoint.card
+    if card["variant"] != "converted" or "source" not in card:
+        raise UserError(
+            f"{checkpoint.folder}: is {card['variant']!r}, not as a conversion left it, so its weights are not the "
+            "original's; name that with --teacher"
+        )
+    return {"wiring": card["source"].get("wiring", "standard"), "tp": card["source"].get("tp")}
+
+
+def datasets(args: argparse.Namespace, checkpoint, template: str | None, marked: bool, sequence: int):
+    """(files, rows to train on, rows to validate on) of what the arguments name."""
+    from ladder.data.chat import Unsplit
+    from ladder.train.batches import packed_text, packed_tokens
+
+    vocabulary = checkpoint.config["vocab_size"]
+    if args.text:
+        return packed_text(args.text, args.text_field, checkpoint.folder, sequence, vocabulary)
+    if args.tokens:
+        manifest = args.tokens / "manifest.json"
+        if read_json(manifest).get("tokenizer") != sha256(checkpoint.folder / "tokenizer.json"):
+            raise UserError(f"{args.tokens}: made with another tokenizer than {checkpoint.folder} has; give --text")
+        return [manifest], *(packed_tokens(args.tokens, split, sequence) for split in ("train", "validation"))
+    files = [args.chat / f"{split}.jsonl" for split in ("train", "validation")]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; `ladder chat` makes it")
+    tokenizer = checkpoint.needed_tokenizer()
+    words = template or checkpoint.chat_template(tokenizer, "give --chat-template")
+    try:
+        return files, *(packed_chat(file, tokenizer, words, sequence, vocabulary) for file in files)
+    except Unsplit as error:
+        if marked:
+            raise
+        print(f"{str(error).partition('; use')[0]}; losses are those of all tokens", file=sys.stderr, flush=True)
+        return files, *(packed_chat(file, tokenizer, words, sequence, vocabulary, marked=False) for file in files)
 
 
 def check_teacher(checkpoint, teacher: Path, sequence: int) -> dict:
@@ -145,9 +200,9 @@ def packed_apart(model, checkpoint) -> None:
         )
 
 
-def packed_chat(path: Path, tokenizer, template: str, sequence: int, vocabulary: int):
-    """The conversations of a JSONL file as a dataset of rows of ``sequence`` inputs. Raises UserError for a token that
-    is not of the ``vocabulary``."""
+def packed_chat(path: Path, tokenizer, template: str, sequence: int, vocabulary: int, marked: bool = True):
+    """The conversations of a JSONL file as a dataset of rows of ``sequence`` inputs, scored on the assistant's tokens
+    or, unless ``marked``, on all. Raises UserError for a token that is not of the ``vocabulary``."""
     from ladder.data.chat import encode, pack
     from ladder.data.conversations import read_messages
     from ladder.train.batches import PackedChat
@@ -155,9 +210,9 @@ def packed_chat(path: Path, tokenizer, template: str, sequence: int, vocabulary:
     samples = []
     for where, row in jsonl_rows(path):
         try:
-            ids, labels = encode(read_messages(where, row), tokenizer, template)
+            ids, labels = encode(read_messages(where, row), tokenizer, template, marked)
         except UserError as error:
-            raise UserError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+            raise type(error)(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
         if ids and max(ids) >= vocabulary:
             token = tokenizer.convert_ids_to_tokens(max(ids))
             raise UserError(

@@ -15,7 +15,7 @@ import math
 import time
 import zlib
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from ladder.reading import read_json
 from ladder.train.order import visited
 
 BLOCK = 10_000  # rows
+HELD_OUT = 20  # one row in so many of a text is held out
 IGNORE = -100  # a target that is not scored; torch's and transformers' value
 
 
@@ -70,6 +71,23 @@ class PackedTokens(Dataset):
 
     def supervised(self, numbers) -> int:
         return len(numbers) * self.sequence
+
+
+class Windows(Dataset):
+    """Rows of S + 1 tokens that are there already: [N, S + 1]."""
+
+    def __init__(self, windows: np.ndarray):
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def rows(self, numbers) -> Batch:
+        windows = self.windows[numbers].astype(np.int64)
+        return Batch(windows[:, :-1], windows[:, 1:], None)
+
+    def supervised(self, numbers) -> int:
+        return len(numbers) * (self.windows.shape[1] - 1)
 
 
 class PackedChat(Dataset):
@@ -175,6 +193,35 @@ def packed_tokens(directory: Path, split: str, sequence: int, verify: bool = Tru
         return PackedTokens(TokenShards(directory, split, verify), sequence)
     made = {label: PackedTokens(TokenShards(directory, split, verify, label), sequence) for label in sources}
     return Mixture(made, {label: about["share"] for label, about in sources.items()})
+
+
+def packed_text(paths: list[Path], field: str, folder: Path, sequence: int, vocabulary: int):
+    """(files, rows to train on, rows to validate on) of plain text under the tokenizer of the checkpoint ``folder``.
+
+    Of every tenth of the text the last twentieth is held out. Raises UserError for too little text, and for a token
+    that is not of the ``vocabulary``.
+    """
+    from ladder.data.corpus import from_files
+    from ladder.data.sources import local_files
+    from ladder.data.tokenizer import load
+    from ladder.data.tokens import encode
+
+    files, (tokenizer, eos) = local_files(paths), load(folder)
+    ids = np.fromiter(chain.from_iterable(encode(tokenizer, eos, from_files(files, field))), np.int32)
+    count = max(0, len(ids) - 1) // sequence
+    if count < HELD_OUT:
+        raise UserError(
+            f"{paths[0]}: {count} sequences of {sequence} tokens are too few to train on and to hold some out; give at "
+            f"least {HELD_OUT}, or a shorter --sequence"
+        )
+    if ids.max() >= vocabulary:
+        raise UserError(f"{folder}: its tokenizer gives the token {ids.max()}, but its vocab_size is {vocabulary}")
+    windows = np.lib.stride_tricks.sliding_window_view(ids, sequence + 1)[::sequence][:count].copy()
+    # What the tokenizer puts before every text (Llama's bos) stands in the place of the token that is not scored.
+    windows[:, :1] = tokenizer.encode("").ids[:1] or windows[:, :1]
+    block = max(HELD_OUT, count // 10)
+    held_out = np.arange(count) % block >= block - block // HELD_OUT
+    return [path for path, _ in files], Windows(windows[~held_out]), Windows(windows[held_out])
 
 
 def check(dataset: Dataset, batch: int, name) -> None:

@@ -21,9 +21,9 @@ from ladder.progress import Progress
 from ladder.train.batches import evenly
 from ladder.train.losses import measure, tokens
 from ladder.train.methods import SFT, Objective
-from ladder.train.options import Options
+from ladder.train.options import PARTS, Options
 from ladder.train.speed import peak, peak_memory, straggler_gap
-from ladder.train.state import Checkpoints, State
+from ladder.train.state import Checkpoints, State, trained
 
 POINTS = 1000  # at most so many training points are logged
 
@@ -65,16 +65,17 @@ def train(
         progress.say(model.layout.words(model, options))
 
         def evaluate(step: int) -> None:
-            point = {"step": step, "tokens": step * per_step, **validate(model, validation, options, ranks, objective)}
+            found = validate(model, validation, options, ranks, objective)
+            point = {"step": step, "tokens": step * per_step, **entered, **found}
             state.validation.append(point)
-            found = {key: value for key, value in point.items() if key not in ("step", "tokens", "stderr", "n")}
+            found = entered | {key: value for key, value in found.items() if key not in ("stderr", "n")}
             others = "".join(f", {term} {value:.4f}" for term, value in found.items() if term != "loss")
             progress.say(f"step {step}: validation loss {point['loss']:.4f} ± {point['stderr']:.4f}{others}")
             if tracking:
                 tracking.log(step, {f"validation/{term}": value for term, value in found.items()})
 
         if not state.validation:
-            objective.enter(model, 0)
+            entered = objective.enter(model, 0)
             evaluate(0)
             if objective.improved(state.validation):
                 checkpoints.save(state, model, optimizer, best=True)
@@ -84,7 +85,7 @@ def train(
                     f"stopped after step {state.step}: {objective.patience} validations brought nothing better"
                 )
                 break
-            objective.enter(model, step)
+            entered = objective.enter(model, step, options.steps, state.validation)
             began = time.perf_counter()
             rate = options.learning_rate(step)
             for group in optimizer.param_groups:
@@ -150,9 +151,23 @@ def train(
 
 
 def adamw(model, options: Options) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        model.parameters(), options.lr, options.betas, options.eps, options.weight_decay, fused=True
-    )
+    parameters = trained(model).values()
+    return torch.optim.AdamW(parameters, options.lr, options.betas, options.eps, options.weight_decay, fused=True)
+
+
+def steps_in_time(model, dataset, held_out, options: Options, ranks: Group, objective: Objective) -> int:
+    """How many steps ``options.minutes`` allow beside validations. Two are timed, of which the first is often slow,
+    without a change to the weights."""
+    objective.enter(model, 0)
+    rows = dataset.of_step(options.batch, options.seed, 1)
+    for _ in range(2):
+        began = time.perf_counter()
+        backward(model, dataset, rows, options, ranks, objective)
+        model.zero_grad()
+    step, began = time.perf_counter() - began, time.perf_counter()
+    validate(model, held_out, options, ranks, objective)
+    left = 60 * options.minutes - (PARTS + 1) * (time.perf_counter() - began)
+    return ranks.gather(max(1, int(left / step)))[0]
 
 
 def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Group, objective: Objective = SFT) -> float:

@@ -19,7 +19,8 @@ from ladder.model.modeling import LadderForCausalLM
 from ladder.model.rewire import layers_of
 from ladder.train.batches import IGNORE
 
-LOGITS = 2**27  # of a piece, at most: half a gigabyte in fp32
+# Of a piece, at most: half a gigabyte in fp32, which a GPU needs to be busy. There are several arrays of that size.
+LOGITS = {"cuda": 2**27, "cpu": 2**23}
 
 
 def token_losses(model, batch, device) -> torch.Tensor:
@@ -29,7 +30,7 @@ def token_losses(model, batch, device) -> torch.Tensor:
 
 
 def measure(
-    model, batch, device, weights: Mapping[str, float], teacher=None, temperature: float = 1.0, most: int = LOGITS
+    model, batch, device, weights: Mapping[str, float], teacher=None, temperature: float = 1.0, most: int | None = None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """(sum over terms and tokens of weight x value, {term: its values [B, S], without gradient}).
 
@@ -70,7 +71,8 @@ def measure(
         return torch.stack([found[name] for name in weights])
 
     def score(hidden: torch.Tensor, head: Callable) -> tuple[torch.Tensor, torch.Tensor]:
-        return in_pieces(terms, torch.tensor(list(weights.values()), device=device), picked(hidden), head, most)
+        factors = torch.tensor(list(weights.values()), device=device)
+        return in_pieces(terms, factors, picked(hidden), head, most or LOGITS[inputs.device.type])
 
     total, values = scored(model, score, **given)
     if index is not None:
@@ -146,7 +148,11 @@ def in_pieces(
         pieces = (slice(start, start + length) for start in range(0, len(hidden), length))
         values = torch.cat([terms(hidden[piece], head, piece) for piece in pieces], 1)
         return weights @ values.sum(1), values
-    return _Pieces.apply(hidden, head, terms, weights, length, *head.parameters())
+    return _Pieces.apply(hidden, head, terms, weights, length, *trained(head))
+
+
+def trained(head) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in head.parameters() if parameter.requires_grad]
 
 
 class _Pieces(torch.autograd.Function):
@@ -162,7 +168,7 @@ class _Pieces(torch.autograd.Function):
             with torch.enable_grad():
                 part = hidden[piece].detach().requires_grad_()
                 found = terms(part, head, piece)
-                of_hidden[piece], *more = torch.autograd.grad(weights @ found.sum(1), (part, *head.parameters()))
+                of_hidden[piece], *more = torch.autograd.grad(weights @ found.sum(1), (part, *parameters))
             for gradient, of_piece in zip(of_head, more, strict=True):
                 gradient += of_piece
             values.append(found.detach())

@@ -16,8 +16,8 @@ from ladder.train.losses import LOGITS
 from ladder.train.options import Options
 
 
-def need(config, options: Options, ranks: Group) -> Training:
-    """Of a model of ``config``; nothing is allocated."""
+def need(config, options: Options, ranks: Group, trained: float = 1.0) -> Training:
+    """Of a model of ``config`` of which the share ``trained`` is not frozen; nothing is allocated."""
     part = cost.part(config, ranks.tp)
     tokens = options.per_rank(ranks.size)[1] * options.sequence
     return cost.training(
@@ -27,27 +27,28 @@ def need(config, options: Options, ranks: Group) -> Training:
         shard=options.shard,
         gathered=ranks.sharded,
         recompute=options.activation_checkpointing,
-        logits=min(LOGITS, tokens * part.vocab),
+        logits=min(LOGITS[ranks.device.type], tokens * part.vocab),
+        trained=trained,
     )
 
 
-def check(config, options: Options, ranks: Group) -> None:
+def check(config, options: Options, ranks: Group, trained: float = 1.0) -> None:
     """Refuse what cannot fit on this rank's device, whatever its activations take."""
     free = available(ranks.device)
-    needed = need(config, options, ranks)
+    needed = need(config, options, ranks, trained)
     if free is not None and needed.states > free:
         raise UserError(
             f"weights, gradients and optimizer take {size_text(needed.states)} of each rank, but {ranks.device} has "
-            f"{size_text(free)} free; {cure(config, options, ranks, free)}"
+            f"{size_text(free)} free; {cure(config, options, ranks, free, trained)}"
         )
 
 
-def cure(config, options: Options, ranks: Group, free: int | None) -> str:
+def cure(config, options: Options, ranks: Group, free: int | None, trained: float = 1.0) -> str:
     """The least change of settings that needs less than now and, by the estimate, fits into ``free`` bytes."""
-    now = need(config, options, ranks)
+    now = need(config, options, ranks, trained)
     smallest = None
     for changed, flags in _cures(options, ranks):
-        found = need(config, changed, ranks)
+        found = need(config, changed, ranks, trained)
         if found.total < now.total:
             smallest = flags
             if free is None or found.total <= free:
@@ -77,7 +78,7 @@ def _cures(options: Options, ranks: Group) -> Iterator[tuple[Options, str]]:
 
 
 @contextlib.contextmanager
-def explained(config, options: Options, ranks: Group) -> Iterator[None]:
+def explained(config, options: Options, ranks: Group, trained: float = 1.0) -> Iterator[None]:
     """Turn running out of memory into a sentence that says which setting would fit."""
     try:
         yield
@@ -87,5 +88,5 @@ def explained(config, options: Options, ranks: Group) -> Iterator[None]:
         free = torch.cuda.get_device_properties(ranks.device).total_memory if ranks.device.type == "cuda" else None
         _, micro = options.per_rank(ranks.size)
         raise UserError(
-            f"out of memory on {ranks.device} with --micro-batch {micro}; {cure(config, options, ranks, free)}"
+            f"out of memory on {ranks.device} with --micro-batch {micro}; {cure(config, options, ranks, free, trained)}"
         ) from error

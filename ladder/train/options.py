@@ -2,12 +2,14 @@
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ladder import options
 from ladder.options import COUNT, LENGTH, POSITIVE, RANKS, SEED, OptionError, option
 from ladder.outputs import OutputFolder, OutputModel
 from ladder.parallel.environment import world_size
+
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Options:
     seed: int = option(0, "of the weights and the order of the data", profile=False, **SEED)
     sequence: int = option(128, "tokens per sequence", profile=False, **LENGTH | {"minimum": 2})
     steps: int = option(120, "optimiser steps", **COUNT)
+    minutes: float | None = option(None, "as many steps as that takes, by the first two; in place of steps", **POSITIVE)
     batch: int = option(8, "sequences per step, over all ranks and micro-batches", **COUNT)
     micro_batch: int | None = option(None, "sequences per rank at once (default: all)", numeric=False, **COUNT)
     lr: float = option(3e-3, "peak learning rate", **POSITIVE)
@@ -30,7 +33,11 @@ class Options:
     betas: tuple[float, float] = option((0.9, 0.95), "of AdamW", minimum=0, exclusiveMaximum=1)
     eps: float = option(1e-8, "of AdamW", **POSITIVE)
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", minimum=0)
-    precision: str = option("fp32", "of compute; bf16 keeps fp32 weights and reductions", enum=("fp32", "bf16"))
+    precision: str = option(
+        "fp32",
+        "of compute; bf16 keeps fp32 weights and reductions; auto: bf16 where the device has it and the model is large",
+        enum=("fp32", "bf16", "auto"),
+    )
     evaluate_every: int = option(20, "steps between validations", **COUNT)
     validation_windows: int = option(64, "validation sequences, at most", **COUNT)
     shard: int = option(
@@ -53,6 +60,11 @@ class Options:
     def numeric(self) -> dict:
         """The settings that change a run's numbers by more than rounding: what a checkpoint must agree with."""
         return options.numeric(Options, self)
+
+    def of_steps(self, steps: int) -> "Options":
+        """The options of a run of ``minutes``: it is validated PARTS times, and saved about every five minutes."""
+        every = max(self.evaluate_every, math.ceil(steps / PARTS))
+        return replace(self, steps=steps, evaluate_every=every, checkpoint_every=max(1, int(5 * steps / self.minutes)))
 
     def learning_rate(self, step: int) -> float:
         """Of step 1, 2, ..., ``steps``: linear from lr / warmup to lr, then half a cosine down to min_lr x lr."""
@@ -93,15 +105,16 @@ def _ranks(count: int) -> str:
     return f"{count} rank{'s' * (count > 1)}"
 
 
-def add_arguments(parser: argparse.ArgumentParser, **defaults) -> None:
-    """One flag per option; ``defaults`` replace those of :class:`Options`."""
+def add_arguments(parser: argparse.ArgumentParser, work: bool = True, **defaults) -> None:
+    """One flag per option; ``defaults`` replace those of :class:`Options`. work: whether its folder must be named."""
     options.add_arguments(parser.add_argument_group("training"), Options, **defaults)
     files = parser.add_argument_group("files")
     files.add_argument(
         "--work",
         action=OutputFolder,
         writes=("step-*",),
-        required=True,
-        help="folder for this run's checkpoints; emptied at the end",
+        required=work,
+        help="folder for this run's checkpoints; emptied at the end" + " (default: OUT.work)" * (not work),
     )
-    files.add_argument("--out", action=OutputModel, required=True, help="the trained model, a Hugging Face directory")
+    out = {"action": OutputModel, "help": "the trained model, a Hugging Face directory"}
+    files.add_argument("--out", required=True, **out) if work else parser.add_argument("out", **out)

@@ -16,7 +16,8 @@ from ladder.parallel.group import Group
 from ladder.train import memory
 from ladder.train.batches import loader_speed
 from ladder.train.layout import distribute
-from ladder.train.loop import train
+from ladder.train.loop import steps_in_time, train
+from ladder.train.low_rank import merged
 from ladder.train.methods import SFT, Objective
 from ladder.train.options import Options
 from ladder.train.speed import peak_memory
@@ -44,12 +45,14 @@ def carry_out(
     Killed at any point, the same call again gives the same numbers.
     """
     parameters = sum(p.numel() for p in model.parameters())
+    objective.prepare(model)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if ranks.first:
         # fp32 weights and two moments: of those that are kept, of the best, and of one that is being written
-        need_disk(args.work, (options.keep + 2) * 12 * parameters + 4 * parameters)
+        need_disk(args.work, (options.keep + 2) * 12 * trained + 4 * parameters)
     kind, config = type(model), model.config
     shape = config if isinstance(model, LadderForCausalLM) else counted(config, parameters)
-    memory.check(shape, options, ranks)
+    memory.check(shape, options, ranks, trained / parameters)
     with contextlib.ExitStack() as stack:
         if ranks.first:
             stack.enter_context(only_one(args.work))
@@ -62,15 +65,20 @@ def carry_out(
         model = distribute(model, ranks, options)
         tracking = this.tracking if this else None
         read = loader_speed(training, options.batch, options.seed, 0.1) if this else 0.0
-        with memory.explained(shape, options, ranks):
+        with memory.explained(shape, options, ranks, trained / parameters):
+            if options.minutes:
+                state.steps = state.steps or steps_in_time(model, training, validation, options, ranks, objective)
+                options = options.of_steps(state.steps)
             state = train(model, training, validation, options, ranks, checkpoints, state, tracking, objective)
         weights = model.layout.gathered(model, keep=ranks.first)
         if this:
-            save(_plain(kind, config, weights, options), tokenizer, args.out, what)
+            save(_plain(kind, config, merged(weights), options), tokenizer, args.out, what)
             curves = {"training": state.training, "validation": state.validation}
             settings = options.numeric() | inputs | {"ranks": ranks.world_size, "shard": options.shard}
             settings |= {"tp_ranks": ranks.tp}
-            this.finish(_rows(this, state, parameters, ranks, objective, read), curves=curves, settings=settings)
+            this.finish(
+                _rows(this, state, (parameters, trained), ranks, objective, read), curves=curves, settings=settings
+            )
         checkpoints.clear()  # last: until the record is there, a killed job ends again from its final checkpoint
         ranks.barrier()
     return state
@@ -88,7 +96,9 @@ def _plain(kind: type, config, weights: dict, options: Options):
     return plain
 
 
-def _rows(this: Job, state: State, parameters: int, ranks: Group, objective: Objective, read: float) -> list[dict]:
+def _rows(
+    this: Job, state: State, parameters: tuple[int, int], ranks: Group, objective: Objective, read: float
+) -> list[dict]:
     final, points = objective.kept(state.validation), state.training
     last = points[-math.ceil(len(points) / 10) :]
     peak = peak_memory(ranks.device) / 2**30
@@ -105,11 +115,12 @@ def _rows(this: Job, state: State, parameters: int, ranks: Group, objective: Obj
         *(
             {"metric": f"validation_{key}", "value": value, "unit": "1" if key == "hidden" else "nats"}
             for key, value in final.items()
-            if key not in ("step", "tokens", "loss", "stderr", "n")
+            if key not in ("step", "tokens", "late", "loss", "stderr", "n")
         ),
         {"metric": "training_loss", "value": statistics.fmean(p["loss"] for p in last), "unit": "nats", "n": len(last)},
         {"metric": "tokens_per_second", "value": speed, "unit": "tokens/s", "n": len(points)},
-        {"metric": "parameters", "value": parameters, "unit": "1"},
+        {"metric": "parameters", "value": parameters[0], "unit": "1"},
+        {"metric": "trained_parameters", "value": parameters[1], "unit": "1"},
         {"metric": "peak_memory", "value": peak, "unit": "GiB", "note": where},
         {"metric": "loader_tokens_per_second", "value": read, "unit": "tokens/s", "note": "of the loader alone"},
     ]

@@ -9,12 +9,26 @@ import torch.nn.functional as F
 
 from ladder.devices import reported
 from ladder.parallel.group import Group
+from ladder.train.options import Options
+
+LARGE = 2**25  # parameters; of smaller models the gathering of weights takes what bf16 saves
 
 
 def peak(device: torch.device, precision: str) -> float | None:
     """FLOP/s of ``device`` in bf16 matrix products; None where the table of devices does not know it."""
     row = reported(torch.cuda.get_device_name(device)) if device.type == "cuda" and precision == "bf16" else None
     return row.flops if row else None
+
+
+def precision(options: Options, parameters: int) -> str:
+    """What ``auto`` stands for, for a model of so many ``parameters``."""
+    if options.precision != "auto":
+        return options.precision
+    if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available()):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native and parameters >= LARGE else "fp32"
 
 
 def peak_memory(device: torch.device) -> int:

@@ -35,6 +35,8 @@ from ladder.train.layout import local
 
 NAME = re.compile(r"step-\d{8,}")
 UNFINISHED = re.compile(rf"\.{NAME.pattern}\.(part|gone)")  # of a killed job
+ASIDE = ("cuda",)  # devices on which training goes on while a copy is written
+TENSORS = 32  # in a file, of which torch makes a second copy in memory when it writes it
 MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter, besides the step
 
 
@@ -43,6 +45,7 @@ class State:
     """Where a run is: ``step`` steps done, and what was logged on the way (see ``loop.train``)."""
 
     step: int = 0
+    steps: int | None = None  # of a run whose number of steps followed from its time
     training: list[dict] = field(default_factory=list)
     validation: list[dict] = field(default_factory=list)
     mlflow_run_id: str | None = None
@@ -130,24 +133,30 @@ class Checkpoints:
             values["step"].fill_(state.step)
 
     def save(self, state: State, model, optimizer, best: bool = False) -> None:
-        """Copy all that is needed to resume, and let it be written while training goes on.
+        """Copy all that is needed to resume, and let it be written while training goes on; on a CPU, whose memory and
+        cores are training's own, it is written at once.
 
         best: this one stays until a later one is the best. Waits for the one before, and raises what went wrong there.
         """
         self.wait()
         _fill(model, optimizer, state.step)
-        parts = {}
+        parts, files, aside = {}, {}, self.ranks.device.type in ASIDE
         for number, (key, name, tensor) in enumerate(_tensors(model, optimizer)):
+            files[key] = 1 + number // TENSORS
             if model.layout.writes(name, number):
                 part = local(tensor).detach()
-                if key not in self._copies:
-                    pinned = part.device.type == "cuda"
-                    self._copies[key] = torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned)
-                parts[key] = model.layout.part(name, tensor, self._copies[key].copy_(part, non_blocking=True))
+                if aside:
+                    if key not in self._copies:
+                        pinned = part.device.type == "cuda"
+                        self._copies[key] = torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned)
+                    part = self._copies[key].copy_(part, non_blocking=True)
+                parts[key] = model.layout.part(name, tensor, part)
         if self.ranks.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         content = {"settings": self.settings, "state": asdict(state), "best": best}
-        self._writing = self._thread.submit(self._write, self._folder(state.step), parts, content)
+        self._writing = self._thread.submit(self._write, self._folder(state.step), parts, files, content)
+        if not aside:
+            self.wait()
 
     def wait(self) -> None:
         """Until what was saved last is written."""
@@ -155,24 +164,24 @@ class Checkpoints:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def _write(self, folder: Path, parts: dict, content: dict) -> None:
+    def _write(self, folder: Path, parts: dict, files: dict[str, int], content: dict) -> None:
         """Write a checkpoint and delete the oldest beyond ``keep``. What fails, a full disk perhaps, leaves nothing."""
         part = folder.with_name(f".{folder.name}.part")
         try:
-            self._fill_and_name(folder, part, parts, content)
+            self._fill_and_name(folder, part, parts, files, content)
         except BaseException:
             if self.ranks.first:
                 shutil.rmtree(part, ignore_errors=True)
             raise
 
-    def _fill_and_name(self, folder: Path, part: Path, parts: dict, content: dict) -> None:
-        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+    def _fill_and_name(self, folder: Path, part: Path, parts: dict, files: dict[str, int], content: dict) -> None:
+        writer = HuggingFaceStorageWriter(str(part), files, save_distributed=True)
         with _unwrapped():
             dcp.save(parts, storage_writer=writer, process_group=self._group)
         self.ranks.gather(None, self._group)
-        files = self._files(part)
+        digests = self._files(part)
         if self.ranks.first:
-            content = content | {"files": files}
+            content = content | {"files": digests}
             write_json(part / "state.json", content | {"digest": digest(content)})
             follow_umask(part)
             if _is_ours(folder):
@@ -231,19 +240,24 @@ class Checkpoints:
             print(sentence, file=sys.stderr, flush=True)
 
 
+def trained(model) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are not frozen, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def _fill(model, optimizer, step: int) -> None:
     """Give each parameter its moments if it has none: before the first step, or because the wiring never uses it
     (``parallel``'s second norm)."""
-    for parameter in model.parameters():
+    for parameter in trained(model).values():
         if not optimizer.state[parameter]:
             moments = {name: torch.zeros_like(parameter) for name in MOMENTS}
             optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device)} | moments
 
 
 def _tensors(model, optimizer) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """The live tensors of a run, parameters and AdamW's moments, whole or sharded: (key in the files, name of the
-    parameter, tensor)."""
-    for name, parameter in model.named_parameters():
+    """The live tensors of a run, trained parameters and AdamW's moments, whole or sharded: (key in the files, name of
+    the parameter, tensor)."""
+    for name, parameter in trained(model).items():
         yield f"model.{name}", name, parameter
         for moment in MOMENTS:
             yield f"optimizer.{name}.{moment}", name, optimizer.state[parameter][moment]

@@ -44,9 +44,41 @@ def test_llama_3_template_marks_the_same_words(hf):
     assert hf.decode(ids).startswith("<|endoftext|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>")
 
 
-def test_templates_that_mark_nothing_are_refused(hf):
-    with pytest.raises(UserError, match=r"put \{% generation %\} before"):
-        encode(TALK, hf, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+@pytest.mark.parametrize("name", ["chatml", "llama3"])
+def test_the_difference_is_what_generation_marks_say(hf, name):
+    from ladder.data.tokenizer import chat_template
+
+    talk = [m | {"content": f" {m['content']}é \n"} for m in TALK]
+    chosen = {"chat_template": chat_template(name), "return_dict": True, "return_assistant_tokens_mask": True}
+    marked = hf.apply_chat_template(talk, **chosen)
+    ids, labels = encode(talk, hf, chat_template(name))
+    assert ids == marked["input_ids"]
+    assert [label != IGNORED for label in labels] == [mark == 1 for mark in marked["assistant_masks"]]
+    bare = chosen["chat_template"].replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
+    assert encode(talk, hf, bare) == (ids, labels)
+
+
+PUBLISHED = {
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>"
+    "{% endif %}{% endfor %}": " One.</s> Two.</s>",
+    "{% if messages[0].role != 'system' %}Be nice.\n{% endif %}{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}": " One.\n Two.\n",
+}
+
+
+@pytest.mark.parametrize(("template", "said"), PUBLISHED.items())
+def test_templates_without_marks(hf, template, said):
+    talk = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "One."}]
+    talk += [{"role": "user", "content": "B"}, {"role": "assistant", "content": "Two."}]
+    ids, labels = encode(talk, hf, template)
+    assert hf.decode([label for label in labels if label != IGNORED]) == said
+    assert hf.decode(ids) == hf.apply_chat_template(talk, chat_template=template, tokenize=False)
+
+
+def test_a_template_that_changes_what_was_said_is_refused(hf):
+    thinks = "{% for m in messages %}{{ m.content if loop.last else m.content | upper }}{% endfor %}"
+    with pytest.raises(UserError, match=r"--method distill"):
+        encode(TALK, hf, thinks)
 
     class Bare:
         chat_template = None

@@ -258,3 +258,28 @@ def test_delayed_by_nothing_is_standard():
     model.model.set_wiring("standard")
     assert torch.allclose(found, model(IDS).logits, atol=1e-5)
     assert all(row.lag == 0 for row in table("dtp-0", L, 2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("wiring", ["ladder", "ladder-2", "ladder@1,3", "parallel-2norm"])
+def test_annealed_from_standard_to_the_wiring(wiring):
+    """Every module of a converted layer reads a x the late stream + (1 - a) x the one in time."""
+    model = make(wiring, 1)
+    late, rows = model(IDS).logits, model.model.rows
+    model.model.rows = rows.annealed(1.0)
+    assert torch.equal(model(IDS).logits, late)
+    model.model.rows = rows.annealed(0.0)
+    assert torch.equal(model(IDS).logits, make("standard", 1)(IDS).logits)
+    model.model.rows = rows.annealed(0.3)
+    m, outputs = Ranks(model, 1), []
+    for n in range(2 * L):
+        missing = sum(outputs[max(0, n - rows[n].lag) :])
+        x = m.embedded + sum(outputs) - (0.3 * missing if rows[n].lag else 0)
+        outputs.append(m.module(n, 0, x))
+    assert torch.allclose(model(IDS).logits, m.head(m.embedded + sum(outputs)), atol=1e-5)
+    assert not torch.allclose(model(IDS).logits, late, atol=1e-3)
+
+
+def test_what_can_be_annealed():
+    assert table("ladder@1-2", L).only_delays
+    assert not any(table(wiring, L, 2).only_delays for wiring in ("parallel", "partial", "spd", "fal", "desync-2x"))

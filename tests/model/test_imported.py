@@ -9,6 +9,7 @@ from transformers import LlamaForCausalLM
 
 from ladder.cli import main
 from ladder.model.checkpoint import load
+from ladder.model.imported import PACKAGED
 
 IDS = torch.tensor([[5, 9, 2, 33, 7]])
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
@@ -127,3 +128,15 @@ def test_what_cannot_be_read_is_one_sentence(llama, tmp_path, monkeypatch, capsy
     assert [line for line in said if line.startswith("ladder convert:")] == said[-1:]
     assert "Traceback" not in "\n".join(said)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_name_stands_for_the_file_of_an_installed_package(llama, tmp_path, monkeypatch, capsys):
+    file = as_gguf(llama(), tmp_path / "it.gguf")
+    monkeypatch.setitem(PACKAGED, "smollm2", ("gguf", "1.0", str(file)))  # relative to where that is installed
+    assert convert("smollm2", tmp_path / "out") == convert(file, tmp_path / "expected") == 0
+    assert torch.equal(logits(tmp_path / "out"), logits(tmp_path / "expected"))
+    monkeypatch.setitem(PACKAGED, "smollm2", ("no-such-package", "1.0", "it.gguf"))
+    assert convert("smollm2", tmp_path / "none") == 1
+    said = capsys.readouterr().err
+    assert "no-such-package==1.0" in said.splitlines()[-1]
+    assert "Traceback" not in said

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from ladder import cli, files, reading, records
 from ladder.data.chat import encode, pack
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
-from ladder.train.batches import IGNORE, PackedChat
+from ladder.train.batches import IGNORE, PackedChat, packed_text
 from ladder.train.losses import token_losses
 
 SMALL = "--sequence 64 --batch 2 --steps 4 --warmup 1 --evaluate-every 2 --validation-windows 4 --device cpu"
@@ -29,7 +29,7 @@ def checkpoint(data, tmp_path_factory):
 
 
 def words(checkpoint, data, out, *more) -> list[str]:
-    where = [checkpoint, "--chat", data / "chat", "--work", out / "work", "--out", out / "model"]
+    where = [checkpoint, out / "model", "--chat", data / "chat", "--work", out / "work"]
     return ["adapt", *map(str, where), "--record", str(out / "record.json"), *SMALL.split(), *more]
 
 
@@ -200,3 +200,66 @@ def test_no_chat_at_all(checkpoint, data, tmp_path, capsys):
 def test_too_long(checkpoint, data, tmp_path, capsys):
     assert cli.main(words(checkpoint, data, tmp_path, "--sequence", "4096")) == 1
     assert "--sequence 4096 is longer than the 2048 positions" in capsys.readouterr().err
+
+
+THINKS = "{% for m in messages %}{{ m.content if loop.last else m.content | upper }}{% endfor %}"
+
+
+def convert(checkpoint, data, out):
+    """A standard model converted to ladder, as a user has it."""
+    model, _ = load(checkpoint)
+    model.model.set_wiring("standard")
+    save(model, data / "tokenizer", out / "standard", {"model": "toy", "wiring": "standard", "variant": "original"})
+    assert cli.main(["convert", str(out / "standard"), str(out / "ladder"), "--wiring", "ladder"]) == 0
+    return out / "ladder"
+
+
+def test_distillation_needs_no_answers(checkpoint, data, tmp_path, capsys):
+    source = convert(checkpoint, data, tmp_path)
+    (tmp_path / "thinks.jinja").write_text(THINKS)
+    more = ["--chat-template", str(tmp_path / "thinks.jinja")]
+    talk = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")] * 20
+    row = {"messages": [{"role": role, "content": text} for role, text in talk]}
+    (tmp_path / "chat").mkdir()
+    for split in ("train", "validation"):
+        files.write_jsonl(tmp_path / f"chat/{split}.jsonl", [row] * 20)
+    chat = ["--chat", str(tmp_path / "chat"), *more]
+    assert cli.main(words(source, data, tmp_path, *chat)) == 1
+    assert "train.jsonl:1: " in (error := capsys.readouterr().err)
+    assert "--method distill" in error
+    assert cli.main(words(source, data, tmp_path, *chat, "--method", "distill")) == 0
+    assert "losses are those of all tokens" in capsys.readouterr().err
+
+
+def test_plain_text(checkpoint, data, tmp_path):
+    """The shortest command: work folder, teacher and rate follow."""
+    source = convert(checkpoint, data, tmp_path)
+    line = f"adapt {source} {tmp_path}/model --method distill --text {data}/texts.jsonl {SMALL}"
+    assert cli.main([*line.split(), "--record", str(tmp_path / "r.json")]) == 0
+    assert {"kl", "loss"} <= records.read(tmp_path / "r.json")["curves"]["validation"][-1].keys()
+    assert not list((tmp_path / "model.work").glob("step-*"))
+    again = f"adapt {source} {tmp_path}/again --method distill --tokens {data}/tokens {SMALL} --minutes 0.001"
+    assert cli.main([*again.split(), "--record", str(tmp_path / "r.json")]) == 0
+    assert records.read(tmp_path / "r.json")["settings"]["steps"] >= 1
+    assert load(tmp_path / "again")[0].config.wiring == "ladder"
+
+
+def test_the_text_that_is_held_out(checkpoint, data, tmp_path):
+    read, train, held_out = packed_text([data / "texts.jsonl"], "text", checkpoint, 16, 300)
+    assert [path.name for path in read] == ["texts.jsonl"]
+    rows = [dataset.rows(np.arange(len(dataset))) for dataset in (train, held_out)]
+    assert 10 <= len(train) / len(held_out) <= 40
+    assert all(np.array_equal(batch.inputs[:, 1:], batch.targets[:, :-1]) for batch in rows)
+    assert not {row.tobytes() for row in rows[0].inputs} & {row.tobytes() for row in rows[1].inputs}
+
+
+def test_text_that_does_not_do(checkpoint, data, tmp_path, capsys):
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "short.txt").write_text("a few words")
+    for more, said in (
+        (["--text", str(tmp_path / "short.txt")], "short.txt: 0 sequences of 64 tokens are too few"),
+        (["--tokens", str(tmp_path / "tokens")], "manifest.json"),
+    ):
+        line = f"adapt {checkpoint} {tmp_path}/model {SMALL}"
+        assert cli.main([*line.split(), *more]) == 1
+        assert said in capsys.readouterr().err

@@ -147,7 +147,7 @@ def converted(original, tmp_path_factory):
 
 
 def adapt(checkpoint, data, out, *more) -> list[str]:
-    where = [checkpoint, "--chat", data / "chat", "--work", out / "work", "--out", out / "model"]
+    where = [checkpoint, out / "model", "--chat", data / "chat", "--work", out / "work"]
     return ["adapt", *map(str, where), "--record", str(out / "record.json"), *SMALL.split(), *map(str, more)]
 
 
@@ -181,8 +181,9 @@ def test_progressive_distillation_ends_under_the_full_wiring(original, converted
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ("--method kd", "unknown method 'kd'; known: distill, progressive, sft"),
-        ("--method distill", "--method distill needs --teacher"),
+        ("--method kd", "unknown method 'kd'; known: anneal, distill, lora, progressive, sft"),
+        ("--method distill --rank 4", "--rank is of --method lora; --method distill takes none"),
+        ("--method progressive --minutes 1", "--minutes 1: the phases of --method progressive need --steps"),
         ("--teacher x", "--method sft has no teacher; drop --teacher"),
         ("--temperature 2", "--temperature is of distillation, which needs --teacher"),
         ("--group 2", "--group is of --method progressive; --method sft takes none"),
@@ -232,6 +233,87 @@ def test_a_teacher_of_another_tokenizer(original, converted, data, tmp_path, cap
 def test_nothing_to_rewire(original, data, tmp_path, capsys):
     assert cli.main(adapt(original, data, tmp_path, "--method", "progressive")) == 1
     assert "the checkpoint's wiring is 'standard': there is no layer to rewire" in capsys.readouterr().err
+
+
+def test_the_teacher_is_the_checkpoint_before_its_conversion(original, converted, data, tmp_path, capsys):
+    for name, more in (("named", ["--teacher", original]), ("self", [])):
+        assert cli.main(adapt(converted, data, tmp_path / name, "--method", "distill", *more)) == 0
+    curves = [records.read(tmp_path / name / "record.json")["curves"] for name in ("named", "self")]
+    assert curves[0]["validation"] == curves[1]["validation"]
+    assert cli.main(adapt(tmp_path / "self/model", data, tmp_path / "again", "--method", "distill")) == 1
+    assert "name that with --teacher" in capsys.readouterr().err
+
+
+def hybrid(original, out):
+    assert cli.main(["convert", str(original), str(out), "--wiring", "ladder@1,3"]) == 0
+    return out
+
+
+def changed(before, after) -> set[str]:
+    old, new = (load(folder)[0].state_dict() for folder in (before, after))
+    assert old.keys() == new.keys()
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+@pytest.mark.parametrize("more", [["--method", "lora", "--rank", "4"], ["--method", "distill", "--freeze"]])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_part_is_trained(original, data, tmp_path, more, precision):
+    source = hybrid(original, tmp_path / "hybrid")
+    words = adapt(source, data, tmp_path, *more, "--lr", "1e-2", "--steps", "8", "--precision", precision)
+    assert cli.main(words) == 0
+    record = records.read(tmp_path / "record.json")
+    first, *_, last = record["curves"]["validation"]
+    assert last["kl"] < 0.9 * first["kl"]
+    rows = {row["metric"]: row["value"] for row in record["rows"]}
+    assert rows["trained_parameters"] < rows["parameters"]
+    if precision == "fp32":
+        names = changed(source, tmp_path / "model")
+        assert all(name.startswith(("model.layers.1.", "model.layers.3.")) for name in names)
+        assert len(names) == (14 if "lora" in more else 18)
+
+
+@pytest.mark.parametrize("objective", [{"method": "lora", "rank": 2}, {"method": "anneal"}, {"method": "distill"}])
+def test_a_killed_part_goes_on_exactly(objective, tmp_path):
+    def made():
+        chosen = Recipe(**objective, freeze=True).objective("ladder@1", 2, None, 6, teacher=model(wiring="standard"))
+        net = model(wiring="ladder@1")
+        chosen.prepare(net)
+        return {"objective": chosen, "net": net}
+
+    whole, weights = run(tmp_path / "whole", **made(), evaluate_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Tracking({4: killed}), **made(), evaluate_every=1)
+    state, again = run(tmp_path / "killed", **made(), evaluate_every=1)
+    assert numbers(state) == numbers(whole)
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_the_lag_waits_for_the_loss():
+    objective = Recipe("anneal").objective("ladder", 2, None, 40)
+    start = {"step": 0, "kl": 2.0, "late": 1.0}
+    late = [objective.late(step, 40, [start]) for step in (0, 1, 15, 30, 40)]
+    assert late == pytest.approx([1, 1 / 30, 0.5, 1, 1])
+    fine, poor = ({"step": 10, "kl": kl, "late": 0.4} for kl in (0.19, 0.21))
+    assert objective.late(20, 40, [start, fine]) == pytest.approx(0.4 + 0.6 / 2)
+    assert objective.late(20, 40, [start, poor]) == 0.4
+    assert objective.late(30, 40, [start, poor]) == 1
+    ends = [{"step": step, "kl": kl, "loss": 3.0, "late": 1.0} for step, kl in ((30, 0.5), (40, 0.4))]
+    assert objective.best([start, fine]) is None
+    assert objective.best([start, fine, *ends]) == ends[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "wiring", "words"),
+    [
+        ("anneal", "parallel", "not one that only delays"),
+        ("anneal", "standard", "'standard'"),
+        ("lora", "standard", "no layer to rewire"),
+        ("lora", "spd", "at 2 ranks"),
+    ],
+)
+def test_wirings_that_a_method_does_not_fit(method, wiring, words):
+    with pytest.raises(UserError, match=words):
+        Recipe(method).objective(wiring, 4, 2 if wiring == "spd" else None, 8)
 
 
 def test_every_method_has_a_name_of_its_own():

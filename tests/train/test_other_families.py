@@ -48,12 +48,12 @@ def test_sensitivity(family, data, tmp_path):
     assert cli.main(text.split()) == 1
 
 
-@pytest.mark.parametrize("method", ["sft", "distill", "progressive"])
+@pytest.mark.parametrize("method", ["sft", "distill", "progressive", "lora", "anneal"])
 def test_adapt(family, data, tmp_path, method):
     original, converted = family
-    line = f"adapt {converted} --chat {data}/chat --work {tmp_path}/work --out {tmp_path}/model {SMALL} --lr 1e-2"
-    more = {"sft": "", "distill": f"--method distill --teacher {original}", "progressive": "--method progressive"}
-    assert cli.main(f"{line} --record {tmp_path}/r.json {more[method]}".split()) == 0
+    line = f"adapt {converted} {tmp_path}/model --chat {data}/chat --work {tmp_path}/work {SMALL} --lr 1e-2"
+    teacher = f"--teacher {original}" if method == "distill" else ""
+    assert cli.main(f"{line} --record {tmp_path}/r.json --method {method} {teacher}".split()) == 0
     curve = records.read(tmp_path / "r.json")["curves"]["validation"]
     assert curve[-1]["loss"] != curve[0]["loss"]
     before, after = load(converted)[0], load(tmp_path / "model")[0]
@@ -66,7 +66,7 @@ def test_adapt(family, data, tmp_path, method):
 
 @pytest.mark.parametrize(("more", "words"), [("--compile", "compile"), ("--tp-ranks 2", "ranks")])
 def test_what_other_families_cannot_yet(family, data, tmp_path, capsys, more, words):
-    line = f"adapt {family[1]} --chat {data}/chat --work {tmp_path}/work --out {tmp_path}/model {SMALL}"
+    line = f"adapt {family[1]} {tmp_path}/model --chat {data}/chat --work {tmp_path}/work {SMALL}"
     assert cli.main(f"{line} --record {tmp_path}/r.json {more}".split()) == 1
     error = capsys.readouterr().err
     assert words in error
@@ -77,7 +77,7 @@ def test_a_family_whose_packed_conversations_see_each_other_is_not_adapted(data,
     tiny("afmoe", vocab_size=300).save_pretrained(tmp_path / "original")
     for file in (data / "tokenizer").iterdir():
         (tmp_path / "original" / file.name).write_bytes(file.read_bytes())
-    line = f"adapt {tmp_path}/original --chat {data}/chat --work {tmp_path}/work --out {tmp_path}/model {SMALL}"
+    line = f"adapt {tmp_path}/original {tmp_path}/model --chat {data}/chat --work {tmp_path}/work {SMALL}"
     assert cli.main(f"{line} --record {tmp_path}/r.json".split()) == 1
     error = capsys.readouterr().err
     assert "see each other" in error

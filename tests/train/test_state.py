@@ -130,7 +130,7 @@ def test_leftovers_of_a_kill_are_removed(stopped):
 
 def test_no_pickle(stopped):
     files = [path.name for path in (stopped / "step-00000004").iterdir()]
-    assert sorted(files) == ["shard-00001-model-00001-of-00001.safetensors", "state.json"]
+    assert {name.rpartition(".")[2] for name in files} == {"safetensors", "json"}
     assert json.loads((stopped / "step-00000004/state.json").read_text())["state"]["step"] == 4
 
 

@@ -3,7 +3,7 @@
 
 rule convert:
     input:
-        of("convert", "files"),  # nothing where the original comes from the hub
+        of("convert", "files"),  # the original, unless it comes from elsewhere; the scan that chose the layers
         tracking=f"{R}/tracking.json",
     output:
         model=directory(f"{R}/convert/{{name}}/model"),
@@ -23,10 +23,9 @@ rule convert:
 
 rule adapt:
     input:
-        of("adapt", "files"),  # the teacher, if the method has one and it is not of the hub
         tracking=f"{R}/tracking.json",
         checkpoint=of("adapt", "checkpoint"),
-        chat=f"{R}/chat/train.jsonl",
+        data=of("adapt", "data", "files"),  # conversations, or text
     output:
         model=directory(f"{R}/adapt/{{name}}/model"),
         record=f"{R}/adapt/{{name}}/record.json",
@@ -40,8 +39,9 @@ rule adapt:
         run=RUN,
         launch=of("adapt", "launch"),
         flags=of("adapt", "flags"),  # ... of Recipe (train/methods.py), then of train/options.py
-        chat=subpath(input.chat, parent=True),
+        on=of("adapt", "data", "flag"),
+        data=of("adapt", "data", "paths"),
         work=f"{R}/work/adapt-{{name}}",
     shell:
-        "{params.launch} adapt {input.checkpoint:q} --chat {params.chat:q} {params.flags} --work {params.work:q} "
-        "--out {output.model:q} --run {params.run:q} --record {output.record:q} 2>> {log:q}"
+        "{params.launch} adapt {input.checkpoint:q} {output.model:q} {params.on} {params.data:q} {params.flags} "
+        "--work {params.work:q} --run {params.run:q} --record {output.record:q} 2>> {log:q}"

@@ -1,5 +1,7 @@
 # Shared by all stages: the plan (every job by name) and checks before any work.
 import contextlib
+import functools
+import operator
 from pathlib import Path
 
 from ladder.budget import disk, summary
@@ -46,7 +48,7 @@ except UserError as error:
 PLAN = Plan(config)
 R = PLAN.root
 RUN = f"{R}/run.json"  # ties jobs to the configuration; no input, or any change of it would rerun everything
-print(summary(PLAN), file=sys.stderr)
+print("\n".join([summary(PLAN), *PLAN.missing]), file=sys.stderr)
 
 
 wildcard_constraints:
@@ -59,11 +61,13 @@ with contextlib.suppress(
     ALIVE = alone(Path(".snakemake/locks")) if workflow.is_main_process else None
 
 
-def of(stage, key):
-    """An input function: what the plan says under ``key`` about the job of ``stage`` that the wildcard names."""
+def of(stage, *keys):
+    """An input function: what the plan says under ``keys`` about the job of ``stage`` that the wildcard names."""
 
     def value(wildcards):
-        return getattr(PLAN, stage)[wildcards.name][key]
+        return functools.reduce(
+            operator.getitem, keys, getattr(PLAN, stage)[wildcards.name]
+        )
 
     return value
 

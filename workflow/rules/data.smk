@@ -1,6 +1,6 @@
 # Tracking. Corpus -> tokenizer -> token shards; chat data and evaluation tasks from the same documents. A corpus of
 # parts is gathered and packed by one job a part (corpus_part, tokens_part); corpus and tokens then join what they made.
-CHAT = config["adapt"]["chat"]
+CHAT = config["adapt"].get("chat", {"kind": "corpus"})
 
 
 rule track:
@@ -156,9 +156,25 @@ rule tasks:
         run=RUN,
         documents=config["evaluate"].get("perplexity_documents", 1000),
         questions=config["evaluate"].get("cloze_questions", 2000),
+        characters=config["evaluate"].get("perplexity_characters", 4000),
         corpus=subpath(input.corpus, parent=True),
         tokenizer=subpath(input.tokenizer, parent=True),
         out=subpath(output.record, parent=True),
     shell:
         "ladder tasks --corpus {params.corpus:q} --tokenizer {params.tokenizer:q} --documents {params.documents:q} "
-        "--questions {params.questions:q} --out {params.out:q} --run {params.run:q} --record {output.record:q} 2> {log:q}"
+        "--questions {params.questions:q} --characters {params.characters} --out {params.out:q} "
+        "--run {params.run:q} --record {output.record:q} 2> {log:q}"
+
+
+rule fetch:
+    """The data sets of lm-eval's tasks, in the profile's folder of them: where there is a network, before a run
+    elsewhere. `snakemake --cores 1 fetch`"""
+    log:
+        f"{R}/logs/fetch.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        tasks=PLAN.stock,
+        out=config["evaluate"].get("data", "data"),
+    shell:
+        "HF_HUB_OFFLINE=0 HF_DATASETS_OFFLINE=0 ladder fetch {params.tasks:q} --out {params.out:q} 2> {log:q}"
