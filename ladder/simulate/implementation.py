@@ -18,6 +18,8 @@ class Implementation:
     sharded_head: embeddings and head are split over the ranks.
     step_us: microseconds of a decode step beside the model: sampling, and the host between two steps.
     steps_less: decode steps fewer than new tokens (1: prefill gives the first of them). dtype_bytes: of a number.
+    weight_bytes: of a weight of the layers, if it is another; head, embedding, cache and messages stay as they are, and
+    so does the peak of the matrix products.
     """
 
     words: str
@@ -33,6 +35,12 @@ class Implementation:
     step_us: float
     steps_less: int = 1
     dtype_bytes: int = 2
+    weight_bytes: float | None = None
+
+    @property
+    def layer_bytes(self) -> float:
+        """Of a weight of the layers."""
+        return self.weight_bytes or self.dtype_bytes
 
 
 IMPLEMENTATIONS = {
@@ -82,6 +90,12 @@ IMPLEMENTATIONS = {
 IMPLEMENTATIONS["ladder-fp32"] = replace(
     IMPLEMENTATIONS["ladder"], words="`ladder bench` on a CPU, in fp32", dtype_bytes=4, step_us=50.0
 )
+# Weights alone are quantised. int4: 128 weights share a 16-bit scale and a 4-bit zero, as in AWQ and GPTQ.
+WEIGHTS = {"bf16": None, "fp8": 1.0, "int4": 0.5 + 2.5 / 128}
+for _name, _bytes in WEIGHTS.items():
+    if _bytes:
+        _words = f"a serving engine, {_name} weights in the layers"
+        IMPLEMENTATIONS[f"serving-{_name}"] = replace(IMPLEMENTATIONS["serving"], words=_words, weight_bytes=_bytes)
 
 
 def implementation(name: str) -> Implementation:

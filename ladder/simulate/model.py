@@ -14,12 +14,16 @@ from ladder.simulate.calibration import ASSUMED, Calibration, find_device, find_
 from ladder.simulate.implementation import implementation
 from ladder.simulate.seconds import slowdown, work
 
-SHAPE = ("tp", "batch", "prompt", "new_tokens")
+SHAPE = ("tp", "batch", "prompt", "new_tokens", "tokens_per_step")
 STEP = 0.02  # of a parameter's logarithm, for derivatives
 
 
 class Scenario(NamedTuple):
-    """What to predict: names of the tables of sizes, wirings, devices, links and implementations."""
+    """What to predict: names of the tables of sizes, wirings, devices, links and implementations.
+
+    tokens_per_step: that a sequence gains by a decode step, all of which share its collectives, as in speculative
+    decoding. What drafts them, and tokens that are drafted and refused, are not counted.
+    """
 
     model: str
     wiring: str
@@ -30,6 +34,7 @@ class Scenario(NamedTuple):
     hardware: str
     link: str
     implementation: str = "published"
+    tokens_per_step: float = 1.0
 
 
 shape_of = cache(size)  # a file is read once
@@ -138,12 +143,13 @@ def seconds(points: Sequence[Scenario], prm: dict, calibration: Calibration) -> 
         link = _link(mine, links, prm, costs)
         for row, prefill in enumerate((True, False)):
             done = work(shape, code, what, prm, at, prefill)
-            nbytes = at["batch"] * (at["prompt"] if prefill else 1) * shape.hidden * code.dtype_bytes
+            rows = at["prompt"] if prefill else at["tokens_per_step"]
+            nbytes = at["batch"] * rows * shape.hidden * code.dtype_bytes
             reduce = np.minimum(link[0] + nbytes * link[1], link[2] + nbytes * link[3])
             slow = slowdown(prm, nbytes)
             took = schedule.seconds(order, done.modules, reduce, slow, in_flight) + done.rest
             out[row][:, members] = took
-        out[2][:, members] = (at["new_tokens"] - code.steps_less) * out[1][:, members]
+        out[2][:, members] = (at["new_tokens"] - code.steps_less) / at["tokens_per_step"] * out[1][:, members]
     return out[0], out[1], out[2]
 
 
@@ -177,9 +183,10 @@ def _memory(points: Sequence[Scenario], calibration: Calibration) -> tuple[np.nd
         code = implementation(how)
         part = cost.part(shape_of(model), at["tp"], code.sharded_head)
         needs = {"scores": code.score_passes > 0, "all_logits": code.all_logits, "logit_copies": code.logit_copies}
-        numbers = part.weights + part.kv(at["batch"], at["prompt"] + at["new_tokens"])
+        numbers = part.outside + part.kv(at["batch"], at["prompt"] + at["new_tokens"])
         numbers += cost.compiled_prefill(part, at["batch"], at["prompt"], **needs)
-        need[members] = code.dtype_bytes * numbers + cost.RESERVED
+        layers = code.layer_bytes * (part.weights - part.outside)
+        need[members] = layers + code.dtype_bytes * numbers + cost.RESERVED
     return need, np.array([find_device(point.hardware, calibration).memory_bytes for point in points])
 
 
@@ -188,7 +195,7 @@ def parts(point: Scenario, calibration: Calibration) -> tuple[list[float], float
     prm = {**calibration.parameters, **dict.fromkeys(ASSUMED, 1.0)}
     shape, at = shape_of(point.model), {key: np.array([float(getattr(point, key))]) for key in SHAPE}
     done = work(shape, implementation(point.implementation), _device([point], prm, calibration), prm, at, False)
-    nbytes = point.batch * shape.hidden * implementation(point.implementation).dtype_bytes
+    nbytes = point.batch * point.tokens_per_step * shape.hidden * implementation(point.implementation).dtype_bytes
     costs = protocols(find_link(point.link, calibration), point.tp, prm)
     reduce = min(start + nbytes * each for start, each in costs)
     return [float(module[0]) for module in done.modules], float(reduce), float(slowdown(prm, nbytes))

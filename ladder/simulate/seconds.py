@@ -30,19 +30,19 @@ def work(size: Size, how: Implementation, device: dict, prm: dict, at: dict, pre
     """Seconds of the parts of one pass.
 
     device: ``bandwidth`` (bytes/s) and ``flops`` (FLOP/s) of each point. prm: the calibration's parameters.
-    at: ``tp``, ``batch``, ``prompt``, ``new_tokens`` of each point.
+    at: ``tp``, ``batch``, ``prompt``, ``new_tokens``, ``tokens_per_step`` of each point.
     """
     batch, prompt, dtype_bytes = at["batch"], at["prompt"], how.dtype_bytes
     mine = part(size, at["tp"], how.sharded_head)
-    tokens = batch * prompt if prefill else batch
+    tokens = batch * (prompt if prefill else at["tokens_per_step"])
     peak, memory = prm["matmul"] * device["flops"], device["bandwidth"]
     many = prm["stream_many"] * memory
     weights_rate = np.where(tokens == 1, prm["stream_one"], prm["stream_many"]) * memory
     kernel = prm["prefill_kernel_us" if prefill else "kernel_us"] * 1e-6
 
-    def product(weights, rows, kernels):
+    def product(weights, rows, kernels, nbytes=how.layer_bytes):
         """A matrix product of ``rows`` rows with ``weights`` weights."""
-        return np.maximum(weights * dtype_bytes / weights_rate, 2 * rows * weights / peak) + kernels * kernel
+        return np.maximum(weights * nbytes / weights_rate, 2 * rows * weights / peak) + kernels * kernel
 
     attention = product(mine.attention, tokens, how.attention_kernels)
     if prefill:
@@ -58,11 +58,11 @@ def work(size: Size, how: Implementation, device: dict, prm: dict, at: dict, pre
             read = 2 * batch * length * mine.queries * dtype_bytes / (prm["kv_stream"] * memory)
         else:
             read = 2 * batch * length * mine.keys * dtype_bytes / many
-        return attention + np.maximum(read, attention_flops(mine, batch, length) / peak)
+        return attention + np.maximum(read, attention_flops(mine, tokens, length) / peak)
 
     def mlp(experts: bool):
         if experts:
-            read = mine.experts_read(tokens) * mine.one_expert * dtype_bytes / weights_rate
+            read = mine.experts_read(tokens) * mine.one_expert * how.layer_bytes / weights_rate
             took = np.maximum(read, 2 * tokens * mine.active * mine.one_expert / peak)
             took = took + product(mine.beside_experts, tokens, how.mlp_kernels + ROUTING)
             width = mine.active * mine.expert + mine.shared
@@ -73,8 +73,8 @@ def work(size: Size, how: Implementation, device: dict, prm: dict, at: dict, pre
         return took + tokens * dtype_bytes * (4 * size.hidden + wide) / many if prefill else took
 
     kinds = {kind: (attend(kind[0]), mlp(kind[1])) for kind in set(mine.kinds)}
-    positions = tokens if how.all_logits else batch
-    rest = product(mine.head, positions, how.head_kernels)
+    positions = batch if prefill and not how.all_logits else tokens
+    rest = product(mine.head, positions, how.head_kernels, dtype_bytes)
     rest = rest + how.logit_copies * positions * mine.vocab * dtype_bytes / many
     rest = rest if prefill else rest + prm["step_scale"] * how.step_us * 1e-6
     return Work([module for kind in mine.kinds for module in kinds[kind]], rest)

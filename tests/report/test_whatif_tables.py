@@ -64,6 +64,7 @@ def points(content: dict, count: int) -> list[Scenario]:
                 draw.choice([*DEVICES]),
                 typed if n % 3 == 0 else draw.choice(links),
                 draw.choice([*content["implementations"]]),
+                draw.choice([1, 1, 2.7]),
             )
         )
     return found

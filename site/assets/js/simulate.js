@@ -87,9 +87,9 @@ function simulator(tables) {
     const mine = rank(size, at.tp, how);
     const tokens = at.batch * at.prompt;
     let numbers = mine.vocab * hidden * (size.tied ? 1 : 2) + size.norm_weights * hidden * (size.layer_norms * size.layers + 1);
-    let width = 0;
+    let [weights, width] = [0, 0];
     for (const [window, experts] of mine.kinds) {
-      numbers += mine.attention + (experts ? size.experts * mine.expert + mine.besideExperts : mine.mlp);
+      weights += mine.attention + (experts ? size.experts * mine.expert + mine.besideExperts : mine.mlp);
       numbers += 2 * mine.keys * at.batch * spanned(at.prompt + at.new_tokens, window);
       width = Math.max(width, experts ? mine.activeWidth : mine.intermediate);
     }
@@ -97,7 +97,8 @@ function simulator(tables) {
     const layers = tokens * (4 * hidden + Math.max(6 * mine.queries + scores, (2 * mine.matrices - 1) * width));
     const rows = how.all_logits ? tokens : at.batch;
     const logits = how.logit_copies * rows * mine.vocab + 2 * tokens * hidden;
-    return how.dtype_bytes * (numbers + Math.max(layers, logits)) + constants.reserved;
+    const layerBytes = (how.weight_bytes ?? how.dtype_bytes) * weights;
+    return layerBytes + how.dtype_bytes * (numbers + Math.max(layers, logits)) + constants.reserved;
   }
 
   // ---- simulate/seconds.py
@@ -106,14 +107,15 @@ function simulator(tables) {
   function work(size, how, device, prm, at, prefill) {
     const { batch, prompt } = at;
     const bytes = how.dtype_bytes;
+    const layerBytes = how.weight_bytes ?? bytes;
     const mine = rank(size, at.tp, how);
-    const tokens = prefill ? batch * prompt : batch;
+    const tokens = batch * (prefill ? prompt : at.tokens_per_step ?? 1);
     const peak = prm.matmul * device.flops;
     const many = prm.stream_many * device.bandwidth;
     const weightsRate = (tokens === 1 ? prm.stream_one : prm.stream_many) * device.bandwidth;
     const kernel = (prefill ? prm.prefill_kernel_us : prm.kernel_us) * 1e-6;
-    const product = (weights, rows, kernels) =>
-      Math.max((weights * bytes) / weightsRate, (2 * rows * weights) / peak) + kernels * kernel;
+    const product = (weights, rows, kernels, each = layerBytes) =>
+      Math.max((weights * each) / weightsRate, (2 * rows * weights) / peak) + kernels * kernel;
 
     const attend = (window) => {
       const attention = product(mine.attention, tokens, how.attention_kernels);
@@ -128,12 +130,12 @@ function simulator(tables) {
       const read = how.expands_kv
         ? (2 * batch * length * mine.queries * bytes) / (prm.kv_stream * device.bandwidth)
         : (2 * batch * length * mine.keys * bytes) / many;
-      return attention + Math.max(read, (4 * batch * length * mine.queries) / peak);
+      return attention + Math.max(read, (4 * tokens * length * mine.queries) / peak);
     };
     const mlp = (experts) => {
       let seconds = 0;
       if (experts) {
-        const read = size.experts * (1 - (1 - size.active / size.experts) ** tokens) * mine.expert * bytes;
+        const read = size.experts * (1 - (1 - size.active / size.experts) ** tokens) * mine.expert * layerBytes;
         seconds = Math.max(read / weightsRate, (2 * tokens * size.active * mine.expert) / peak);
         seconds += product(mine.besideExperts, tokens, how.mlp_kernels + constants.routing);
       } else seconds = product(mine.mlp, tokens, how.mlp_kernels);
@@ -141,8 +143,8 @@ function simulator(tables) {
       return prefill ? seconds + (tokens * bytes * (4 * size.hidden + wide)) / many : seconds;
     };
     const modules = mine.kinds.flatMap(([window, experts]) => [attend(window), mlp(experts)]);
-    const positions = how.all_logits ? tokens : batch;
-    let rest = product(size.hidden * mine.vocab, positions, how.head_kernels);
+    const positions = prefill && !how.all_logits ? batch : tokens;
+    let rest = product(size.hidden * mine.vocab, positions, how.head_kernels, bytes);
     rest += (how.logit_copies * positions * mine.vocab * bytes) / many;
     return { modules, rest: prefill ? rest : rest + prm.step_scale * how.step_us * 1e-6 };
   }
@@ -233,7 +235,7 @@ function simulator(tables) {
   function parts(point, prm, prefill) {
     const [size, how] = [sizes[point.model], implementations[point.implementation]];
     const done = work(size, how, scaledDevice(point, prm), prm, point, prefill);
-    const nbytes = point.batch * (prefill ? point.prompt : 1) * size.hidden * how.dtype_bytes;
+    const nbytes = point.batch * (prefill ? point.prompt : point.tokens_per_step ?? 1) * size.hidden * how.dtype_bytes;
     const link = findLink(point.link, point.latency_us);
     const costs = protocols(link, point.tp, prm).map(([start, each]) => start + nbytes * each);
     return { ...done, reduce: Math.min(...costs), slowdown: slowdown(prm, nbytes), inFlight: link.in_flight };
@@ -250,15 +252,15 @@ function simulator(tables) {
         const [prefill, step] = passes.map(
           (p) => schedule(letters, p.modules, p.reduce, p.slowdown, p.inFlight) + p.rest,
         );
-        same.set(letters, [prefill, step, (point.new_tokens - how.steps_less) * step]);
+        same.set(letters, [prefill, step, ((point.new_tokens - how.steps_less) / (point.tokens_per_step ?? 1)) * step]);
       }
       return same.get(letters);
     });
   }
 
   // A prediction for each wiring, with 90 % intervals [low, high] of tokens/s and speed-up where they are asked for.
-  // `point`: names of model, hardware, link and implementation; tp, batch, prompt, new_tokens; latency_us, if it is to
-  // replace the link's.
+  // `point`: names of model, hardware, link and implementation; tp, batch, prompt, new_tokens; tokens_per_step, if not 1;
+  // latency_us, if it is to replace the link's.
   function predict(point, wirings, intervals = true) {
     const asked = ["standard", "upper_bound", ...wirings];
     const all = [seconds(point, parameters, asked)];
