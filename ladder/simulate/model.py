@@ -184,7 +184,8 @@ def _memory(points: Sequence[Scenario], calibration: Calibration) -> tuple[np.nd
         part = cost.part(shape_of(model), at["tp"], code.sharded_head)
         needs = {"scores": code.score_passes > 0, "all_logits": code.all_logits, "logit_copies": code.logit_copies}
         numbers = part.outside + part.kv(at["batch"], at["prompt"] + at["new_tokens"])
-        numbers += cost.compiled_prefill(part, at["batch"], at["prompt"], **needs)
+        at_once = at["batch"] if code.prefill_tokens is None else code.prefill_tokens / at["prompt"]
+        numbers += cost.compiled_prefill(part, np.minimum(at["batch"], at_once), at["prompt"], **needs)
         layers = code.layer_bytes * (part.weights - part.outside)
         need[members] = layers + code.dtype_bytes * numbers + cost.RESERVED
     return need, np.array([find_device(point.hardware, calibration).memory_bytes for point in points])

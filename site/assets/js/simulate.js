@@ -85,7 +85,8 @@ function simulator(tables) {
   function memory(size, how, at) {
     const { hidden, head } = size;
     const mine = rank(size, at.tp, how);
-    const tokens = at.batch * at.prompt;
+    const sequences = Math.min(at.batch, (how.prefill_tokens ?? Infinity) / at.prompt);
+    const tokens = sequences * at.prompt;
     let numbers = mine.vocab * hidden * (size.tied ? 1 : 2) + size.norm_weights * hidden * (size.layer_norms * size.layers + 1);
     let [weights, width] = [0, 0];
     for (const [window, experts] of mine.kinds) {
@@ -95,7 +96,7 @@ function simulator(tables) {
     }
     const scores = how.score_passes ? (2 * at.prompt * mine.queries) / head : 0;
     const layers = tokens * (4 * hidden + Math.max(6 * mine.queries + scores, (2 * mine.matrices - 1) * width));
-    const rows = how.all_logits ? tokens : at.batch;
+    const rows = how.all_logits ? tokens : sequences;
     const logits = how.logit_copies * rows * mine.vocab + 2 * tokens * hidden;
     const layerBytes = (how.weight_bytes ?? how.dtype_bytes) * weights;
     return layerBytes + how.dtype_bytes * (numbers + Math.max(layers, logits)) + constants.reserved;
