@@ -28,7 +28,7 @@ from ladder.simulate.points import LIMITS, check, check_degree
 from ladder.wiring import Wiring, split_name
 
 WIRINGS = ("standard", "parallel", "spd", "desync-2x", "ladder@{half}-{last}", "ladder")
-BATCHES = tuple(sorted({round(2 ** (n / 4)) for n in range(41)}))  # 1 to 1024
+BATCHES = tuple(sorted({round(2 ** (n / 8)) for n in range(81)}))  # 1 to 1024
 FROM_SCRATCH = "105B tokens from scratch (1.2B and 3.5B, arXiv 2501.06589, Table 3)"
 TAKES = {  # what is published of the training that a wiring needs, all layers or (name@) part of them
     "standard": "nothing",
