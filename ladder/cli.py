@@ -34,6 +34,7 @@ COMMANDS = {
     "bench link": ("ladder.bench.link", "measure latency and bandwidth of the link at hand"),
     "bench network": ("ladder.bench.network", "hold the emulated link against a real slow network"),
     "campaign": ("ladder.campaign", "run a list of measurements within a time, and say which bars they meet"),
+    "plan": ("ladder.simulate.planner", "find how to serve a model: replicas or TP, wiring, batch"),
     "simulate": ("ladder.simulate.run", "predict prefill, decode and tokens/s on hardware that is not here"),
     "simulate rows": ("ladder.simulate.published", "write the published speed numbers as points"),
     "simulate validate": ("ladder.simulate.validate", "hold predictions against what was published and measured"),

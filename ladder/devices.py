@@ -45,6 +45,17 @@ A100_40G = f"{A100}{TOTAL} (deviceQuery in github.com/bottlerocket-os/bottlerock
 L40S, L4 = f"NVIDIA L40S data sheet{TOTAL}, with ECC", f"NVIDIA L4 data sheet{SPARSE}, with ECC"
 ADA = f"NVIDIA Ada GPU architecture white paper, appendix A (fp16 with fp32 accumulate){TOTAL}"
 MI300X = "AMD Instinct MI300X data sheet; memory: HIP's total"
+BLACKWELL = "NVIDIA RTX Blackwell GPU architecture white paper (bf16 with fp32 accumulate)"
+GB10 = "NVIDIA DGX Spark data sheet (an eighth of its 1 PFLOP of sparse fp4); memory: what is free of CUDA's 121.7 GiB "
+GB10 += "(github.com/MiaAI-Lab/GLM-5.3-Flash-EXL3-2x-DGX-Sparks/issues/47)"
+PRO_6000 = f"{BLACKWELL}{TOTAL} (github.com/pytorch/pytorch/issues/182286)"
+RTX_5090 = f"{BLACKWELL}{TOTAL} (github.com/TrajectoryCrafter/TrajectoryCrafter/issues/20)"
+V100 = "NVIDIA V100 data sheet (fp16: it has no bf16); memory: assumed, 32 GB less 1 %"
+MI350X = "AMD Instinct MI350X data sheet; memory: assumed, all that is sold"
+APPLE = (
+    "Apple's data sheet; FLOP/s assumed: GPU cores x 128 x 2 x 1.4 GHz (M3) or 1.6 (M4); memory: assumed, the three "
+)
+APPLE += "quarters that macOS gives to the GPU; power: the whole machine's"
 
 # name, words, memory_bytes, bandwidth, flops, source, power_w
 _ROWS = (
@@ -59,6 +70,13 @@ _ROWS = (
     ("l4", "NVIDIA L4, 24 GB GDDR6, PCIe", 22559 * MIB, 300e9, 121e12, L4, 72),
     ("rtx-4090", "NVIDIA GeForce RTX 4090, 24 GB GDDR6X, PCIe", 24084 * MIB, 1.008e12, 165.2e12, ADA, 450),
     ("mi300x", "AMD Instinct MI300X, 192 GB HBM3", 196588 * MIB, 5.3e12, 1307.4e12, MI300X, 750),
+    ("mi350x", "AMD Instinct MI350X, 288 GB HBM3E", 288 * 2**30, 8.0e12, 2.3e15, MI350X, 1000),
+    ("v100-32g", "NVIDIA V100 SXM2, 32 GB HBM2", 0.99 * 2**35, 900e9, 125e12, V100, 300),
+    ("rtx-5090", "NVIDIA GeForce RTX 5090, 32 GB GDDR7, PCIe", 31.36 * 2**30, 1.792e12, 209.5e12, RTX_5090, 575),
+    ("rtx-pro-6000", "NVIDIA RTX PRO 6000, 96 GB GDDR7, PCIe", 95.59 * 2**30, 1.792e12, 503.8e12, PRO_6000, 600),
+    ("gb10", "NVIDIA GB10 (DGX Spark), 128 GB LPDDR5X, shared", 102 * 2**30, 273e9, 125e12, GB10, 140),
+    ("m3-ultra", "Apple M3 Ultra, 80 GPU cores, 512 GB, shared", 0.75 * 2**39, 819e9, 28.7e12, APPLE, 480),
+    ("m4-pro", "Apple M4 Pro, 20 GPU cores, 64 GB, shared", 0.75 * 2**36, 273e9, 8.2e12, APPLE, 140),
 )
 DEVICES = {row[0]: Device(*row) for row in _ROWS}
 
@@ -76,7 +94,13 @@ REPORTED = {
     "NVIDIA L40S": "l40s",
     "NVIDIA L4": "l4",
     "NVIDIA GeForce RTX 4090": "rtx-4090",
+    "NVIDIA GeForce RTX 5090": "rtx-5090",
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000",
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "rtx-pro-6000",
+    "NVIDIA GB10": "gb10",
+    "Tesla V100-SXM2-32GB": "v100-32g",
     "AMD Instinct MI300X": "mi300x",
+    "AMD Instinct MI350X": "mi350x",
 }
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ladder.errors import UserError, unknown_name
+from ladder.link_rows import ROWS
 from ladder.reading import read_json, take, whole
 
 MOST_IN_FLIGHT = 64
@@ -230,6 +231,7 @@ LINKS = {
     )
 }
 
+LINKS |= {row[0]: Link(*row) for row in ROWS}
 ALIASES = {"pcie": "pcie5-host-staged", "ethernet": "ethernet-100g", "ib": "ib-ndr"}
 
 

@@ -25,8 +25,11 @@ def test_numbers_are_plausible_and_sourced(row):
     assert "data sheet" in row.source or "white paper" in row.source
     assert "memory: " in row.source
     sold = int(re.search(r"(\d+) GB", row.words)[1]) * 2**30  # all data sheets mean GiB
-    assert 0.9 * sold < row.memory_bytes <= sold
-    assert 100 < row.flops / row.bandwidth < 500  # FLOP a byte; with sparsity or fp8 it would be twice as much
+    apple, shared = row.words.startswith("Apple"), "shared" in row.words
+    assert (0.7 if shared else 0.9) * sold < row.memory_bytes <= sold
+    assert (
+        (20 if apple else 100) < row.flops / row.bandwidth < 500
+    )  # FLOP a byte; with sparsity or fp8 it would be twice as much
     assert 50 < row.power_w < 1500
 
 
@@ -83,6 +86,6 @@ def test_a_file_of_something_else_is_one_sentence(tmp_path, text):
 
 
 def test_what_torch_reports_is_a_row():
-    assert set(REPORTED.values()) == set(DEVICES)
+    assert set(REPORTED.values()) == {name for name, row in DEVICES.items() if "Apple" not in row.words}
     assert reported("NVIDIA GB200") is DEVICES["gb200"]
     assert reported("NVIDIA H200 NVL") is None

@@ -14,7 +14,8 @@ from ladder.links import ALIASES, LINKS, ORIGINS, Link, link, rows
 
 NAMES = ["h100-nvlink", "h200-nvlink", "a100-nvlink", "pcie4-host-staged", "pcie5-host-staged"]
 NAMES += ["ib-ndr-2node", "ib-ndr", "ethernet-100g", "ethernet-10g", "roce-400g"]
-NAMES += ["nvlink-one-shot", "nvl72", "mi300x-xgmi"]
+NAMES += ["nvlink-one-shot", "nvl72", "mi300x-xgmi", "mi350x-xgmi", "v100-nvlink", "pcie4-p2p", "pcie5-p2p"]
+NAMES += ["dgx-spark-roce", "dgx-spark-one-shot", "thunderbolt5"]
 ROOT = Path(__file__).parents[1]
 FIGURE = ROOT / "reports/published/fig2_70b_throughput.csv"
 MEASURED = Link("office", "two machines", {2: 250.5}, 1.1e9, "measured: here", "measured: here", in_flight=2)

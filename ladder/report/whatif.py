@@ -15,7 +15,8 @@ from ladder import cost
 from ladder.devices import DEVICES
 from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
-from ladder.model.sizes import SIZES
+from ladder.model.shapes import published
+from ladder.model.sizes import SIZES, Size
 from ladder.outputs import OutputFile
 from ladder.report.markup import script
 from ladder.report.style import COMMUNICATION, HYBRIDS, look
@@ -23,13 +24,13 @@ from ladder.schedule import order
 from ladder.simulate.calibration import ASSUMED, DEFAULT, Calibration, load
 from ladder.simulate.implementation import IMPLEMENTATIONS
 from ladder.simulate.model import STEP
-from ladder.simulate.seconds import LARGE, SMALL
+from ladder.simulate.seconds import LARGE, ROUTING, SMALL
 
 # In the page's order; the hybrid's last half of the layers is ladder.
 WIRINGS = ("standard", "parallel", "spd", "desync-2x", "fal", "ladder@{half}-{last}", "desync-4x")
 WIRINGS += ("ladder", "partial", "ladder-2", "upper_bound")
 VOCAB = 32000  # smaller vocabularies are those of the shapes that a CPU trains
-SHAPE = ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab", "tied", "parameters")
+FREE = ("positions", "rope_theta", "rope_factor", "eps", "family", "origin")  # of a size, without a cost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +54,12 @@ def main(args: argparse.Namespace) -> None:
 
 def tables(calibration: Calibration) -> dict:
     """Plain values in the units of the tables: bytes, bytes/s, FLOP/s, microseconds where a name says so."""
-    sizes = {name: row for name, row in SIZES.items() if row.vocab >= VOCAB}
+    sizes = {name: row for name, row in (SIZES | published()).items() if row.vocab >= VOCAB}
     devices = [*DEVICES.values(), *([calibration.device] if calibration.device else [])]
     links = [{key: value for key, value in row.items() if key != "source"} for row in rows()]
     layers = sorted({row.layers for row in sizes.values()})
     return {
-        "sizes": {name: {key: getattr(row, key) for key in SHAPE} for name, row in sizes.items()},
+        "sizes": {name: shape(row) for name, row in sizes.items()},
         "devices": {row.name: asdict(row) for row in devices},
         "links": {row["name"]: row for row in links},
         "aliases": ALIASES,
@@ -78,6 +79,7 @@ def tables(calibration: Calibration) -> dict:
             "gib": cost.GIB,
             "small": SMALL,
             "large": LARGE,
+            "routing": ROUTING,
             "reserved": cost.RESERVED,
             "context": cost.CONTEXT,
             "step": STEP,
@@ -86,6 +88,12 @@ def tables(calibration: Calibration) -> dict:
         "looks": looks(),
         "communication": COMMUNICATION,
     }
+
+
+def shape(row: Size) -> dict:
+    """All of a size that costs something."""
+    of = {key: value for key, value in asdict(row).items() if key not in FREE}
+    return of | {"head": row.head, "parameters": row.parameters}
 
 
 def wirings(layers: int) -> list[str]:

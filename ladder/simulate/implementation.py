@@ -18,6 +18,9 @@ class Implementation:
     sharded_head: embeddings and head are split over the ranks.
     step_us: microseconds of a decode step beside the model: sampling, and the host between two steps.
     steps_less: decode steps fewer than new tokens (1: prefill gives the first of them). dtype_bytes: of a number.
+    prefill_tokens: that prefill takes at once, which only its memory depends on; None: those of all sequences.
+    weight_bytes: of a weight of the layers, if it is another; head, embedding, cache and messages stay as they are, and
+    so does the peak of the matrix products.
     """
 
     words: str
@@ -33,6 +36,13 @@ class Implementation:
     step_us: float
     steps_less: int = 1
     dtype_bytes: int = 2
+    prefill_tokens: int | None = None
+    weight_bytes: float | None = None
+
+    @property
+    def layer_bytes(self) -> float:
+        """Of a weight of the layers."""
+        return self.weight_bytes or self.dtype_bytes
 
 
 IMPLEMENTATIONS = {
@@ -82,6 +92,18 @@ IMPLEMENTATIONS = {
 IMPLEMENTATIONS["ladder-fp32"] = replace(
     IMPLEMENTATIONS["ladder"], words="`ladder bench` on a CPU, in fp32", dtype_bytes=4, step_us=50.0
 )
+# Weights alone are quantised. int4: 128 weights share a 16-bit scale and a 4-bit zero, as in AWQ and GPTQ.
+WEIGHTS = {"bf16": 2.0, "fp8": 1.0, "int4": 0.5 + 2.5 / 128}
+CHUNK = 8192  # tokens that engines prefill at once, of one prompt or of several
+IMPLEMENTATIONS |= {
+    f"serving-{name}": replace(
+        IMPLEMENTATIONS["serving"],
+        words=f"a serving engine with chunked prefill, {name} weights in the layers",
+        prefill_tokens=CHUNK,
+        weight_bytes=size,
+    )
+    for name, size in WEIGHTS.items()
+}
 
 
 def implementation(name: str) -> Implementation:

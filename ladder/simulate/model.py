@@ -4,23 +4,26 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ladder import cost, schedule
-from ladder.model.sizes import Size, of_config, size
+from ladder.model.sizes import size
 from ladder.simulate.calibration import ASSUMED, Calibration, find_device, find_link, protocols
 from ladder.simulate.implementation import implementation
 from ladder.simulate.seconds import slowdown, work
 
-SHAPE = ("tp", "batch", "prompt", "new_tokens")
+SHAPE = ("tp", "batch", "prompt", "new_tokens", "tokens_per_step")
 STEP = 0.02  # of a parameter's logarithm, for derivatives
 
 
 class Scenario(NamedTuple):
-    """What to predict: names of the tables of sizes, wirings, devices, links and implementations."""
+    """What to predict: names of the tables of sizes, wirings, devices, links and implementations.
+
+    tokens_per_step: that a sequence gains by a decode step, all of which share its collectives, as in speculative
+    decoding. What drafts them, and tokens that are drafted and refused, are not counted.
+    """
 
     model: str
     wiring: str
@@ -31,12 +34,10 @@ class Scenario(NamedTuple):
     hardware: str
     link: str
     implementation: str = "published"
+    tokens_per_step: float = 1.0
 
 
-@cache
-def shape_of(model: str) -> Size:
-    """The row of the table of sizes, or what a config.json (or a directory with one) describes. Raises UserError."""
-    return of_config(model) if model.endswith(".json") or Path(model).is_dir() else size(model)
+shape_of = cache(size)  # a file is read once
 
 
 @dataclass
@@ -142,12 +143,13 @@ def seconds(points: Sequence[Scenario], prm: dict, calibration: Calibration) -> 
         link = _link(mine, links, prm, costs)
         for row, prefill in enumerate((True, False)):
             done = work(shape, code, what, prm, at, prefill)
-            nbytes = at["batch"] * (at["prompt"] if prefill else 1) * shape.hidden * code.dtype_bytes
+            rows = at["prompt"] if prefill else at["tokens_per_step"]
+            nbytes = at["batch"] * rows * shape.hidden * code.dtype_bytes
             reduce = np.minimum(link[0] + nbytes * link[1], link[2] + nbytes * link[3])
             slow = slowdown(prm, nbytes)
-            took = schedule.seconds(order, (done.attention, done.mlp), reduce, slow, in_flight) + done.rest
+            took = schedule.seconds(order, done.modules, reduce, slow, in_flight) + done.rest
             out[row][:, members] = took
-        out[2][:, members] = (at["new_tokens"] - code.steps_less) * out[1][:, members]
+        out[2][:, members] = (at["new_tokens"] - code.steps_less) / at["tokens_per_step"] * out[1][:, members]
     return out[0], out[1], out[2]
 
 
@@ -181,18 +183,20 @@ def _memory(points: Sequence[Scenario], calibration: Calibration) -> tuple[np.nd
         code = implementation(how)
         part = cost.part(shape_of(model), at["tp"], code.sharded_head)
         needs = {"scores": code.score_passes > 0, "all_logits": code.all_logits, "logit_copies": code.logit_copies}
-        numbers = part.weights + part.kv(at["batch"], at["prompt"] + at["new_tokens"])
-        numbers += cost.compiled_prefill(part, at["batch"], at["prompt"], **needs)
-        need[members] = code.dtype_bytes * numbers + cost.RESERVED
+        numbers = part.outside + part.kv(at["batch"], at["prompt"] + at["new_tokens"])
+        at_once = at["batch"] if code.prefill_tokens is None else code.prefill_tokens / at["prompt"]
+        numbers += cost.compiled_prefill(part, np.minimum(at["batch"], at_once), at["prompt"], **needs)
+        layers = code.layer_bytes * (part.weights - part.outside)
+        need[members] = layers + code.dtype_bytes * numbers + cost.RESERVED
     return need, np.array([find_device(point.hardware, calibration).memory_bytes for point in points])
 
 
-def parts(point: Scenario, calibration: Calibration) -> tuple[float, float, float, float]:
-    """Seconds of an attention module, an MLP module and an all-reduce of a decode step, and the slowdown beside it."""
+def parts(point: Scenario, calibration: Calibration) -> tuple[list[float], float, float]:
+    """Seconds of the modules and of an all-reduce of a decode step, and the slowdown beside it."""
     prm = {**calibration.parameters, **dict.fromkeys(ASSUMED, 1.0)}
     shape, at = shape_of(point.model), {key: np.array([float(getattr(point, key))]) for key in SHAPE}
     done = work(shape, implementation(point.implementation), _device([point], prm, calibration), prm, at, False)
-    nbytes = point.batch * shape.hidden * implementation(point.implementation).dtype_bytes
-    found = protocols(find_link(point.link, calibration), point.tp, prm)
-    reduce = min(start + nbytes * each for start, each in found)
-    return float(done.attention[0]), float(done.mlp[0]), float(reduce), float(slowdown(prm, nbytes))
+    nbytes = point.batch * point.tokens_per_step * shape.hidden * implementation(point.implementation).dtype_bytes
+    costs = protocols(find_link(point.link, calibration), point.tp, prm)
+    reduce = min(start + nbytes * each for start, each in costs)
+    return [float(module[0]) for module in done.modules], float(reduce), float(slowdown(prm, nbytes))
