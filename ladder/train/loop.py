@@ -8,6 +8,7 @@ for step in 1 .. steps:
 import hashlib
 import math
 import signal
+import sys
 import time
 
 import numpy as np
@@ -160,6 +161,8 @@ def steps_in_time(model, dataset, held_out, options: Options, ranks: Group, obje
     without a change to the weights."""
     objective.enter(model, 0)
     rows = dataset.of_step(options.batch, options.seed, 1)
+    if ranks.first:
+        print(f"timing two steps, to see how many {options.minutes:g} minutes allow", file=sys.stderr, flush=True)
     for _ in range(2):
         began = time.perf_counter()
         backward(model, dataset, rows, options, ranks, objective)
