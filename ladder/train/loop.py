@@ -179,8 +179,8 @@ def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Group, o
     scales = objective.scales(dataset, rows)
     total = 0.0
     for at, numbers in enumerate(rows.reshape(accumulate, ranks.size, micro)[:, ranks.rank]):
-        if ranks.sharded:
-            model.set_requires_gradient_sync(at == accumulate - 1)
+        if ranks.sharded:  # of one rank, gradients that are not in its shard yet would be there beside those that are
+            model.set_requires_gradient_sync(at == accumulate - 1 or ranks.size == 1)
         batch = dataset.rows(numbers)
         loss, _ = measure(model, batch, ranks.device, scales, objective.teacher, objective.temperature)
         (loss * ranks.size).backward()  # gradients are averaged over ranks
