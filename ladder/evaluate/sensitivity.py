@@ -210,17 +210,18 @@ def scan(
 
     degrees: {wiring: tensor-parallel degree or None}; windows: token ids [N, S + 1].
     """
-    from ladder.model.rewire import layers_of, set_wiring
+    from ladder.model.forms import layers_of
+    from ladder.model.rewire import rewire
 
     layers = len(layers_of(model))
-    set_wiring(model, "standard")
+    rewire(model, "standard")
     original = losses(model, windows, batch)
     for wiring, tp in degrees.items():
         yield ScanPoint(wiring, tp, 0, "", original, np.zeros_like(original))
         for first in reversed(range(layers)):
             last = first if each else layers - 1
             chosen = str(first) if first == last else f"{first}-{last}"
-            set_wiring(model, f"{wiring}@{chosen}", tp)
+            rewire(model, f"{wiring}@{chosen}", tp)
             loss = losses(model, windows, batch)
             yield ScanPoint(wiring, tp, last - first + 1, chosen, loss, loss - original)
 

@@ -111,6 +111,18 @@ class Checkpoint:
         """The configuration of the model that is loaded. Raises UserError for what transformers refuses."""
         return self.family.config if self.family else model_config(self.config, self.folder / "config.json")
 
+    def skeleton(self):
+        """The model without weights, under the checkpoint's wiring."""
+        import torch
+
+        if self.family:
+            self.family.rewire(self.family.skeleton, self.config.get("wiring", "standard"))
+            return self.family.skeleton
+        from ladder.model.modeling import LadderForCausalLM
+
+        with torch.device("meta"):
+            return LadderForCausalLM(self.model_config())
+
     def fit(self, wiring: str, tp: int | None = None) -> None:
         """Refuse a wiring (at ``tp`` ranks, if it belongs to some) that this model cannot have."""
         chosen = Wiring.parse(wiring, tp)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.distributed.fsdp import FSDPModule
 
 from ladder.model.modeling import LadderForCausalLM
-from ladder.model.rewire import layers_of
+from ladder.model.forms import layers_of
 from ladder.train.batches import IGNORE
 
 LOGITS = 2**27  # of a piece, at most: half a gigabyte in fp32
@@ -87,7 +87,7 @@ def scored(model, score: Callable, **given):
     layers = layers_of(model)
     name, decoder = next(child for child in model.named_children() if any(m is layers for m in child[1].modules()))
     output = decoder(**given)
-    return score(output.last_hidden_state, FamilyHead(model, name, output))
+    return score(output.last_hidden_state.flatten(2), FamilyHead(model, name, output))
 
 
 class FamilyHead:

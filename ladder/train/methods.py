@@ -71,9 +71,7 @@ class Objective:
     def enter(self, model, step: int) -> None:
         """Rewire ``model`` as it is in step 1, 2, ...; 0 stands for the validation before the first."""
         if self.phases:
-            from ladder.model.rewire import set_table
-
-            set_table(model, self.phase(step).rows)
+            model.rewiring.table = self.phase(step).rows
 
     def phase(self, step: int) -> Phase:
         return next(phase for phase in reversed(self.phases) if phase.start < max(1, step))

@@ -17,6 +17,7 @@ from ladder.model import copying
 from ladder.model.checkpoint import card, load, save, verify
 from ladder.model.convert import check, convert
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.rewire import rewire
 from ladder.model.weights import INDEX, SIGNAL, SIGNAL_FILE
 from ladder.reading import read_json
 
@@ -90,7 +91,7 @@ def test_a_configuration_from_before_transformers_5(llama, tmp_path):
     stored = load_file(file)
     save_file(stored | old | {"lm_head.weight": stored["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
     model, _ = load(rewire(source, tmp_path / "out", "parallel-2norm"))
-    model.model.set_wiring("standard")
+    rewire(model, "standard")
     expected = LlamaForCausalLM.from_pretrained(source).eval()(IDS).logits
     assert (model(IDS).logits - expected).abs().max() < 1e-5
 

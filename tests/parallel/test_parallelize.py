@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import ladder
 from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.rewire import set_virtual_ranks
 from ladder.model.sizes import size
 from ladder.model.slicing import part
 from ladder.residual import Row, Table
@@ -119,7 +120,7 @@ def compare_gradients(model, mesh, gradients, whole, wiring, split=False):
         if full is None:  # the norm that `parallel` does not use
             assert gradients[name] is None, (wiring, name)
         elif model.get_parameter(name).requires_grad:
-            mine = full[part(name, tuple(full.shape), mesh.get_local_rank(), mesh.size(), model.config, split)]
+            mine = part(full, name, mesh.get_local_rank(), mesh.size(), model.config, split)
             scale = full.abs().max() + 1e-4
             assert (gradients[name] - mine).abs().max() / scale < 1e-4, (wiring, name)
 
@@ -142,11 +143,11 @@ def test_gradients_with_key_value_heads_replicated(two):
 def check_random_table(mesh):
     """A table that no wiring has: own shares, held outputs and lags mixed, one never landing at once."""
     model = make("standard", 2)
-    model.model.set_virtual_ranks(2)
-    model.model.rows = Table(RANDOM_TABLE)
+    set_virtual_ranks(model, 2)
+    model.rewiring.table = Table(RANDOM_TABLE)
     expected, whole = logits_and_gradients(model)
     model = ladder.parallelize(make("standard", 2), mesh)
-    model.model.rows = Table(RANDOM_TABLE)
+    model.rewiring.table = Table(RANDOM_TABLE)
     compare(model, mesh, expected, whole, "random")
 
 
@@ -173,7 +174,7 @@ def test_generation_over_ranks(two):
 def noted(model):
     """What happens in ``model`` from now on: modules computing (forward ``c0``, backward ``b0``), all-reduces launched
     and waited for (``L0``, ``W0``)."""
-    events, real, launched = [], model.model.all_reduce, 0
+    events, real, launched = [], model.rewiring.all_reduce, 0
 
     class Noted:
         def __init__(self, handle, index):
@@ -200,7 +201,7 @@ def noted(model):
     modules = [module for layer in model.model.layers for module in (layer.self_attn, layer.mlp)]
     for n, module in enumerate(modules):
         module.register_forward_hook(after(n))
-    model.model.all_reduce = all_reduce
+    model.rewiring.all_reduce = all_reduce
     return events
 
 
@@ -218,7 +219,7 @@ def check_order(mesh):
         events = noted(model)
         logits_and_gradients(model)
         table = [
-            f"{event.kind[0].replace('l', 'L').replace('w', 'W')}{event.index}" for event in model.model.rows.events
+            f"{event.kind[0].replace('l', 'L').replace('w', 'W')}{event.index}" for event in model.rewiring.table.events
         ]
         assert events[: len(table)] == table, wiring
         assert " ".join(events[len(table) :]) == expected, wiring
@@ -252,7 +253,7 @@ def check_compiled(mesh, wiring):
         events.clear()
         assert (compiled(IDS, use_cache=False).logits - expected).abs().max() < 1e-5, wiring
     table = []
-    for event in model.model.rows.events:
+    for event in model.rewiring.table.events:
         table += ["linear"] * linears[event.index] if event.kind == "compute" else [f"{event.kind} {event.index}"]
     head = ["linear"] if events[-1] == "linear" else []
     assert events == table + head, wiring
@@ -264,7 +265,7 @@ def check_compiled(mesh, wiring):
 
 def watched(model):
     """All-reduces launched and waited for in ``model`` from now on, compiled or not."""
-    events, real = [], model.model.all_reduce
+    events, real = [], model.rewiring.all_reduce
     handles = []
 
     def launch(value):
@@ -275,7 +276,7 @@ def watched(model):
         handles.append(handle)
         return handle
 
-    model.model.all_reduce = torch.compiler.disable(launch)
+    model.rewiring.all_reduce = torch.compiler.disable(launch)
     return events
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from ladder import cli, files, reading, records
 from ladder.data.chat import encode, pack
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
+from ladder.model.rewire import rewire
 from ladder.train.batches import IGNORE, PackedChat
 from ladder.train.losses import token_losses
 
@@ -68,7 +69,7 @@ def conversations() -> list[list[dict]]:
 @pytest.mark.parametrize("wiring", ["standard", "ladder", "parallel"])
 def test_packed_conversations_do_not_see_each_other(checkpoint, wiring):
     model, tokenizer = load(checkpoint)
-    model.model.set_wiring(wiring)
+    rewire(model, wiring)
     samples = [encode(messages, tokenizer) for messages in conversations()]
     (row,) = pack(samples, sum(len(ids) for ids, _ in samples) + 5)
     with torch.no_grad():

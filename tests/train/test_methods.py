@@ -10,6 +10,7 @@ from toy import Tracking, killed, losses, model, run
 from ladder import cli, reading, records
 from ladder.errors import UserError
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
+from ladder.model.rewire import rewire
 from ladder.train.methods import METHODS, Objective, Recipe, in_order, split
 from ladder.wiring import table
 
@@ -73,7 +74,7 @@ def test_each_step_runs_under_the_wiring_of_its_phase(tmp_path):
     assert evaluated[0] == half
     assert evaluated[-1] == all_
     other = model()
-    other.model.set_wiring("ladder@1")
+    rewire(other, "ladder@1")
     assert losses(run(tmp_path / "other", net=other, steps=6)[0])[:3] == losses(state)[:3]
 
 
