@@ -60,15 +60,10 @@ STYLES = {  # of transformers' plans
 
 def style(name: str, config: "PretrainedConfig") -> Cut | None:
     """How the plan splits the submodule or parameter called so; None where it does not name it. Raises UserError for
-    a model without a plan, and for a style that is not understood."""
-    inside = name.partition("layers.")[2]
-    if not inside:
-        return None
+    a style that is not understood."""
     text = config.get_text_config(decoder=True)
-    plan = text.base_model_tp_plan
-    if not plan:
-        raise UserError(f"{text.model_type}: transformers has no tensor-parallel plan for this family")
-    asked = plan.get("layers." + re.sub(r"(^|\.)\d+(?=\.)", r"\1*", inside))
+    inside = re.sub(r"(^|\.)\d+(?=\.)", r"\1*", name.partition("layers.")[2])
+    asked = (text.base_model_tp_plan or {}).get(f"layers.{inside}")
     if asked is not None and asked not in STYLES:
         raise UserError(f"{text.model_type}: its tensor-parallel plan has {name} {asked!r}, which is not understood")
     return STYLES[asked] if asked else None
@@ -90,10 +85,12 @@ def cut(name: str, config: "PretrainedConfig", split_vocabulary: bool = False) -
 
 def check_splits(name: str, body: "torch.nn.Module", config: "PretrainedConfig") -> None:
     """Refuse an attention or MLP, called ``name``, that the plan leaves whole."""
+    text = config.get_text_config(decoder=True)
+    if not text.base_model_tp_plan:
+        raise UserError(f"{text.model_type}: transformers has no tensor-parallel plan for this family")
     paths = [path for named in (body.named_modules, body.named_parameters) for path, _ in named(prefix=name)]
     if not any(how.summed for path in paths if (how := style(path, config))):
-        family = config.get_text_config(decoder=True).model_type
-        raise UserError(f"{family}: its tensor-parallel plan leaves {type(body).__name__} whole")
+        raise UserError(f"{text.model_type}: its tensor-parallel plan leaves {type(body).__name__} whole")
 
 
 def parts(name: str, config: "PretrainedConfig", size: int) -> tuple[int, int]:

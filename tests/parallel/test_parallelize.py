@@ -1,13 +1,9 @@
 """``ladder.parallelize`` over real gloo processes: logits, generation, gradients, order of collectives both ways."""
 
-import traceback
-from datetime import timedelta
-
 import pytest
 import torch
-import torch.distributed as dist
+from over_ranks import groups  # noqa: F401 (a fixture)
 from tokenizers import Tokenizer, models
-from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedTokenizerFast
 
 import ladder
@@ -44,52 +40,6 @@ def logits_and_gradients(model):
     out = model(IDS, labels=IDS)
     out.loss.backward()
     return out.logits.detach(), {name: p.grad for name, p in model.named_parameters()}
-
-
-class Ranks:
-    """``world`` processes, started once, that do what they are told together."""
-
-    def __init__(self, world, store):
-        context = torch.multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ladder.train.run"])  # imports torch and transformers once for all
-        self.told, self.done = [context.Queue() for _ in range(world)], context.Queue()
-        arguments = [(rank, world, store, queue, self.done) for rank, queue in enumerate(self.told)]
-        self.processes = [context.Process(target=main, args=a, daemon=True) for a in arguments]
-        for process in self.processes:
-            process.start()
-
-    def run(self, work, *args):
-        for queue in self.told:
-            queue.put((work, args))
-        errors = [error for error in (self.done.get(timeout=300) for _ in self.told) if error]
-        assert not errors, errors[0]
-
-    def stop(self):
-        for process in self.processes:
-            process.kill()
-
-
-def main(rank, world, store, told, done):
-    torch.set_num_threads(1)
-    limit = timedelta(minutes=4)  # a lost rank ends the test instead of hanging it
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=limit)
-    mesh = init_device_mesh("cpu", (world,))
-    while True:
-        work, args = told.get()
-        try:
-            work(mesh, *args)
-            done.put(None)
-        except BaseException:
-            done.put(traceback.format_exc())
-
-
-@pytest.fixture(scope="module")
-def groups(tmp_path_factory):
-    """{number of ranks: Ranks}"""
-    started = {world: Ranks(world, tmp_path_factory.mktemp("ranks") / "store") for world in (2, 4)}
-    yield started
-    for group in started.values():
-        group.stop()
 
 
 @pytest.fixture(params=[2, 4])
