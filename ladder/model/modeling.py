@@ -4,8 +4,6 @@ wiring, so that transformers loads and saves it.
 Shapes: B batch, S new tokens, T virtual ranks, D hidden size, V vocabulary.
 """
 
-from functools import wraps
-
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 
@@ -46,6 +44,13 @@ class LadderModel(LlamaModel):
         super().__init__(config)
         run_by(self, config.rows(), config.wiring, config.tensor_parallel_size or 1, prove=False)
 
+    def forward(self, *args, **kwargs):
+        """As LlamaModel.forward. Positions that restart inside a row keep packed sequences apart; beside a cache, even
+        an empty one, the mask would not."""
+        if kwargs.get("position_ids") is not None and kwargs.get("past_key_values") is None:
+            kwargs["use_cache"] = False
+        return super().forward(*args, **kwargs)
+
 
 class LadderForCausalLM(LlamaForCausalLM):
     """LlamaForCausalLM over :class:`LadderModel`: save, load, generate with cache, gradient checkpointing."""
@@ -60,19 +65,6 @@ class LadderForCausalLM(LlamaForCausalLM):
         # Where streams end apart, each rank's feeds its own part of the vocabulary.
         self.lm_head = virtual.Colwise(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    @wraps(LlamaForCausalLM.forward)  # generation reads the names of its arguments
-    def forward(self, *args, score=None, **kwargs):
-        """As LlamaForCausalLM.forward; with ``score``, what ``score(hidden, lm_head)`` gives, and no logits. It runs in
-        here, where the head's weights are whole even if they are sharded. hidden: [B, S, D], or [B, S, T x D].
-
-        Positions that restart inside a row keep packed sequences apart; beside a cache, even an empty one, the mask
-        would not."""
-        if kwargs.get("position_ids") is not None and kwargs.get("past_key_values") is None:
-            kwargs.setdefault("use_cache", False)
-        if score is None:
-            return super().forward(*args, **kwargs)
-        return score(self.model(*args, **kwargs).last_hidden_state.flatten(2), self.lm_head)
 
 
 AutoConfig.register("ladder", LadderConfig, exist_ok=True)

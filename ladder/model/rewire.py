@@ -117,7 +117,9 @@ def run_by(model: nn.Module, table: Table, wiring: str, ranks: int = 1, prove: b
     forms = [form_of(layer) for layer in layers]
     if form := next((form for form in forms if form.attention.after), None):
         if table.has("hold"):
-            raise UserError(f"wiring {wiring!r} reduces two modules together, and layers with {form.words} norm each sum")
+            raise UserError(
+                f"wiring {wiring!r} reduces two modules together, and layers with {form.words} norm each sum"
+            )
         if table.shares:
             raise UserError(f"wiring {wiring!r} reads a rank's own share, and layers with {form.words} norm the sum")
     if not hasattr(model, "rewiring"):

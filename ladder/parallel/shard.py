@@ -112,7 +112,12 @@ def shard(
             value, trains = torch.zeros_like(value), False
         setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=trains))
     for name, module in model.named_modules():
-        if size > 1 and isinstance(module, torch.nn.Linear) and (how := slicing.style(name, config)) and how.whole_input:
+        if (
+            size > 1
+            and isinstance(module, torch.nn.Linear)
+            and (how := slicing.style(name, config))
+            and how.whole_input
+        ):
             module.register_forward_pre_hook(partial(_mine, rank, size))
         if hasattr(module, "num_key_value_groups") and hasattr(module, "k_proj"):
             heads = config.get_text_config(decoder=True).num_key_value_heads

@@ -77,8 +77,6 @@ def main(args: argparse.Namespace) -> None:
         checkpoint.llama_only("--compile")
     with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:
         torch.manual_seed(options.seed)
-        if these.world_size > 1:
-            checkpoint.llama_only("training over several ranks")
         model, _ = load(args.checkpoint, dtype="float32")  # master weights
         if checkpoint.family:
             packed_apart(model, checkpoint)

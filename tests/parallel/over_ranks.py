@@ -3,7 +3,6 @@
 import traceback
 from datetime import timedelta
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -44,12 +43,3 @@ def main(rank, world, store, told, done):
             done.put(None)
         except BaseException:
             done.put(traceback.format_exc())
-
-
-@pytest.fixture(scope="module")
-def groups(tmp_path_factory):
-    """{number of ranks: Ranks}"""
-    started = {world: Ranks(world, tmp_path_factory.mktemp("ranks") / "store") for world in (2, 4)}
-    yield started
-    for group in started.values():
-        group.stop()

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from over_ranks import groups  # noqa: F401 (a fixture)
 
 import ladder
 from ladder.errors import UserError
@@ -48,11 +47,6 @@ def compare(model, mesh, expected, whole, wiring):
             continue
         mine = part(full, path, mesh.get_local_rank(), mesh.size(), model.config)
         assert (gradients[path] - mine).abs().max() < 1e-4 * (full.abs().max() + 1e-2), (wiring, path)
-
-
-@pytest.fixture
-def two(groups):  # noqa: F811
-    return groups[2]
 
 
 @pytest.mark.ranks

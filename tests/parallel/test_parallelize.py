@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from over_ranks import groups  # noqa: F401 (a fixture)
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -40,16 +39,6 @@ def logits_and_gradients(model):
     out = model(IDS, labels=IDS)
     out.loss.backward()
     return out.logits.detach(), {name: p.grad for name, p in model.named_parameters()}
-
-
-@pytest.fixture(params=[2, 4])
-def ranks(request, groups):
-    return groups[request.param]
-
-
-@pytest.fixture
-def two(groups):
-    return groups[2]
 
 
 def check_gradients(mesh, wirings, options, changes):
