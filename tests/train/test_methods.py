@@ -65,8 +65,8 @@ def test_the_order_of_a_scan(tmp_path):
 
 def test_each_step_runs_under_the_wiring_of_its_phase(tmp_path):
     net, seen = model(), []
-    inner = net.model.run
-    net.model.run = lambda x, modules, rows, *rest: seen.append((net.training, rows)) or inner(x, modules, rows, *rest)
+    inner = net.rewiring.begin
+    net.rewiring.begin = lambda x, rows, *rest: seen.append((net.training, rows)) or inner(x, rows, *rest)
     state, _ = run(tmp_path, net=net, objective=progressive())
     half, all_ = table("ladder@1", 2), table("ladder", 2)
     assert [rows for training, rows in seen if training] == [half] * 3 + [all_] * 3
