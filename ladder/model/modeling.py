@@ -1,5 +1,5 @@
-"""Llama under a wiring, as a class of its own: what ``rewire`` makes of transformers', with a configuration that has the
-wiring, so that transformers loads and saves it.
+"""Llama under a wiring, as a class of its own: transformers' model, rewired, with a configuration that has the wiring,
+so that transformers loads and saves it.
 
 Shapes: B batch, S new tokens, T virtual ranks, D hidden size, V vocabulary.
 """
@@ -43,6 +43,8 @@ class LadderModel(LlamaModel):
     def __init__(self, config: LadderConfig):
         super().__init__(config)
         run_by(self, config.rows(), config.wiring, config.tensor_parallel_size or 1, prove=False)
+        # Streams that end apart go on to the head beside each other: [B, S, T x D].
+        self.norm.register_forward_hook(lambda norm, given, normed: normed.flatten(2))
 
     def forward(self, *args, **kwargs):
         """As LlamaModel.forward. Positions that restart inside a row keep packed sequences apart; beside a cache, even

@@ -5,8 +5,8 @@
 
 The model keeps its class, configuration, masks, caches, rotary embeddings and generation. Only the layers' forward is
 replaced: inside the family's own loop over its layers they hand on one stream (ladder.residual). How a layer is cut
-into modules is a row of FORMS (ladder.model.forms), recognised from the layer's submodules, and proved on the model itself: rewired as
-``standard`` it must give the untouched model's logits to the last bit.
+into modules (ladder.model.forms) is proved on the model itself: rewired as ``standard`` it must give the untouched
+model's logits to the last bit.
 """
 
 import math
@@ -90,7 +90,11 @@ def rewire(model: nn.Module, wiring: str, tp: int | None = None) -> nn.Module:
     Raises UserError where the wiring does not fit the model, and where the family's layers are not understood; the
     model is then as it was.
     """
+    from ladder.parallel.shard import check_split
+
     depth = len(layers_of(model))
+    if tp:
+        check_split(model.config.get_text_config(decoder=True).model_type)
     new = getattr(decoder_of(model)[1], SIGNAL, None) is None
     run_by(model, Wiring.parse(wiring, tp).of_model(depth).table(depth), wiring, tp or 1)
     if new and model.rewiring.signal_norm is not None:
@@ -112,7 +116,7 @@ def _save(model: nn.Module, save_directory: str, *args, **words) -> None:
 
 
 def run_by(model: nn.Module, table: Table, wiring: str, ranks: int = 1, prove: bool = True) -> nn.Module:
-    """:func:`rewire` by the wiring's table. prove: that ``standard`` is the untouched model, unless it has no weights."""
+    """:func:`rewire` by the table. prove: that ``standard`` is the untouched model, unless it has no weights."""
     layers = layers_of(model)
     forms = [form_of(layer) for layer in layers]
     if form := next((form for form in forms if form.attention.after), None):
@@ -137,7 +141,7 @@ def run_by(model: nn.Module, table: Table, wiring: str, ranks: int = 1, prove: b
         restore(model)
         raise
     _set_signal(model, table.signal)
-    model.rewiring.table = table
+    model.rewiring.table, model.rewiring.signal_norm = table, getattr(decoder_of(model)[1], SIGNAL)
     return model
 
 
@@ -154,13 +158,22 @@ def _check(model: nn.Module, expected: torch.Tensor) -> None:
 def _set_signal(model: nn.Module, signal: bool) -> None:
     """Give the decoder a norm of the first attention, or take it away."""
     decoder = decoder_of(model)[1]
-    if getattr(decoder, SIGNAL, None) is None or not signal:
-        setattr(decoder, SIGNAL, None)
-        if signal:
-            config, like = model.config.get_text_config(decoder=True), next(layers_of(model).parameters())
-            norm = LlamaRMSNorm(config.hidden_size, eps=getattr(config, "rms_norm_eps", 1e-6))
-            setattr(decoder, SIGNAL, norm.to(like))
-    model.rewiring.signal_norm = getattr(decoder, SIGNAL)
+    norm = getattr(decoder, SIGNAL, None) if signal else None
+    if signal and norm is None:
+        config = model.config.get_text_config(decoder=True)
+        norm = LlamaRMSNorm(config.hidden_size, eps=getattr(config, "rms_norm_eps", 1e-6))
+        norm.to(next(layers_of(model).parameters()))
+    setattr(decoder, SIGNAL, norm)
+
+
+def with_signal(kind: type[nn.Module]) -> type[nn.Module]:
+    """A model's class whose decoder has a norm of the first attention from the start, so that it is loaded."""
+
+    def __init__(self, config):
+        kind.__init__(self, config)
+        _set_signal(self, True)
+
+    return type(kind.__name__, (kind,), {"__init__": __init__, "__module__": kind.__module__})
 
 
 def set_virtual_ranks(model: nn.Module, size: int) -> None:

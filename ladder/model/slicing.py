@@ -8,14 +8,12 @@ What the plan does not name is whole as well; embeddings and LM head may be spli
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+from transformers import PreTrainedConfig
 
 from ladder.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 VOCABULARY = ("embed_tokens", "lm_head")
 KEY_VALUE = ("k_proj", "v_proj")
@@ -58,7 +56,7 @@ STYLES = {  # of transformers' plans
 }
 
 
-def style(name: str, config: "PretrainedConfig") -> Cut | None:
+def style(name: str, config: PreTrainedConfig) -> Cut | None:
     """How the plan splits the submodule or parameter called so; None where it does not name it. Raises UserError for
     a style that is not understood."""
     text = config.get_text_config(decoder=True)
@@ -69,7 +67,7 @@ def style(name: str, config: "PretrainedConfig") -> Cut | None:
     return STYLES[asked] if asked else None
 
 
-def cut(name: str, config: "PretrainedConfig", split_vocabulary: bool = False) -> Cut:
+def cut(name: str, config: PreTrainedConfig, split_vocabulary: bool = False) -> Cut:
     """How the parameter called ``name`` is split."""
     module, _, leaf = name.rpartition(".")
     if module.rpartition(".")[2] in VOCABULARY:
@@ -83,7 +81,7 @@ def cut(name: str, config: "PretrainedConfig", split_vocabulary: bool = False) -
     return Cut(summed=True) if of_module.summed else Cut(-1)
 
 
-def check_splits(name: str, body: "torch.nn.Module", config: "PretrainedConfig") -> None:
+def check_splits(name: str, body: torch.nn.Module, config: PreTrainedConfig) -> None:
     """Refuse an attention or MLP, called ``name``, that the plan leaves whole."""
     text = config.get_text_config(decoder=True)
     if not text.base_model_tp_plan:
@@ -93,20 +91,20 @@ def check_splits(name: str, body: "torch.nn.Module", config: "PretrainedConfig")
         raise UserError(f"{text.model_type}: its tensor-parallel plan leaves {type(body).__name__} whole")
 
 
-def parts(name: str, config: "PretrainedConfig", size: int) -> tuple[int, int]:
+def parts(name: str, config: PreTrainedConfig, size: int) -> tuple[int, int]:
     """(number of different parts of a split parameter on ``size`` ranks, neighbouring ranks that hold the same)."""
     heads = getattr(config.get_text_config(decoder=True), "num_key_value_heads", None) or size
     shared = name.split(".")[-2] in KEY_VALUE and heads < size
     return (heads, size // heads) if shared else (size, 1)
 
 
-def distinct(name: str, config: "PretrainedConfig", size: int) -> int:
+def distinct(name: str, config: PreTrainedConfig, size: int) -> int:
     """How many different parts of the parameter called so, or of its gradient, ``size`` ranks hold."""
     how = cut(name, config)
     return parts(name, config, size)[0] if how.dim or how.summed else 1
 
 
-def part(value, name: str, rank: int, size: int, config: "PretrainedConfig", split_vocabulary: bool = False):
+def part(value, name: str, rank: int, size: int, config: PreTrainedConfig, split_vocabulary: bool = False):
     """Rank ``rank``'s part of ``value``, that of the parameter called ``name``: anything that can be indexed."""
     how = cut(name, config, split_vocabulary)
     count, neighbours = parts(name, config, size)
@@ -114,7 +112,7 @@ def part(value, name: str, rank: int, size: int, config: "PretrainedConfig", spl
 
 
 def check_degree(
-    config: "PretrainedConfig", size: int, split_vocabulary: bool = False, replicate_kv: bool = False
+    config: PreTrainedConfig, size: int, split_vocabulary: bool = False, replicate_kv: bool = False
 ) -> None:
     """Refuse a TP degree that cannot split this model.
 

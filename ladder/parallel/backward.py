@@ -16,6 +16,7 @@ reads (this rank's part), G the gradient of the stream (summed over ranks).
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,7 @@ from ladder.model.forms import layers_of
 from ladder.model.rewire import bodies
 from ladder.residual import Module, ResidualStream, Table
 
-unseen = torch.compiler.disable(recursive=False)  # a graph of its own; attention and MLP may be compiled
+unseen: Any = torch.compiler.disable(recursive=False)  # a graph of its own; attention and MLP may be compiled
 
 
 class Backward:

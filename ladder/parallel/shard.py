@@ -14,6 +14,7 @@ from ladder.model import checkpoint, slicing, tiny
 from ladder.model.forms import decoder_of, layers_of
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.opened import Checkpoint
+from ladder.model.weights import HEAD
 from ladder.model.rewire import bodies, logits, rewire, set_virtual_ranks
 from ladder.parallel.backward import Backward
 from ladder.parallel.communicators import ProcessGroup, ThreadedRanks
@@ -41,9 +42,12 @@ def load(
     opened = Checkpoint.open(folder)
     whole = opened.skeleton()
     check_split(whole.config.get_text_config(decoder=True).model_type)
-    if get_model_conversion_mapping(whole, add_legacy=False) or wiring is not None:
+    kept = HEAD not in opened.tensors or not opened.config["tie_word_embeddings"]  # else: tied only by config.json
+    if get_model_conversion_mapping(whole, add_legacy=False) or wiring is not None or not kept:
         model, tokenizer = load(folder, wiring, tp, dtype=dtype)
         return parallelize(model, mesh, **choices), tokenizer
+    if not hasattr(whole, "rewiring"):
+        rewire(whole, "standard")
     weight = checkpoint.reader(opened, getattr(torch, opened.dtype if dtype == "auto" else dtype))
     model = fill(whole, mesh.get_local_rank(), mesh.size(), weight, copy=False, **choices).to(mesh.device_type)
     return connect(model, mesh, choices.get("split_vocabulary", False)), opened.tokenizer()

@@ -73,8 +73,8 @@ def main(args: argparse.Namespace) -> None:
     from ladder.train.layout import distribute
     from ladder.train.run import carry_out
 
-    if options.compile:
-        checkpoint.llama_only("--compile")
+    if options.compile and checkpoint.family:
+        raise UserError(f"{args.checkpoint}: --compile: not yet for {checkpoint.family.name}, only for Llama")
     with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:
         torch.manual_seed(options.seed)
         model, _ = load(args.checkpoint, dtype="float32")  # master weights

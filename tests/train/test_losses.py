@@ -46,7 +46,7 @@ def plainly(net, teacher, given: Batch, weights: dict) -> torch.Tensor:
         p = teacher(input_ids=inputs, position_ids=positions).logits.flatten(0, 1).softmax(-1)
         known = teacher.model(input_ids=inputs, position_ids=positions).last_hidden_state
     total = total + weights["kl"] * (p * (p.log() - logits.log_softmax(-1))).sum()
-    hidden = net.model(input_ids=inputs, position_ids=positions).last_hidden_state.flatten(2)
+    hidden = net.model(input_ids=inputs, position_ids=positions).last_hidden_state
     apart = hidden.unflatten(-1, (-1, known.shape[-1])) - known.unsqueeze(2)
     return total + weights["hidden"] * apart.square().mean((2, 3)).sum()
 
