@@ -47,7 +47,7 @@ class Decoder:
         return self._forward(1)
 
     def _forward(self, count: int) -> torch.Tensor:
-        self.model.model.rows, self.model.model.all_reduce = self.rows, self.all_reduce
+        self.model.rewiring.table, self.model.rewiring.all_reduce = self.rows, self.all_reduce
         ids = self.ids[:, self.position : self.position + count]
         self.position += count
         with torch.inference_mode():

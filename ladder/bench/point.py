@@ -9,6 +9,7 @@ from ladder.bench.plain import Decoder, logits, random_weight
 from ladder.inference.engine import Engine
 from ladder.inference.fused import Fused
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.rewire import set_virtual_ranks
 from ladder.parallel.communicators import ThreadedRanks
 from ladder.parallel.shard import build
 from ladder.residual import Table
@@ -92,8 +93,8 @@ class BenchCase:
 
 def unsharded(model: LadderForCausalLM, rows: Table, wiring: str, point: BenchCase) -> Decoder:
     """What ``tp`` ranks must give together: a whole model's generation, over virtual ranks if the wiring is tied."""
-    model.model.set_virtual_ranks(point.tp if Wiring.parse(wiring).tied else 1)
-    return Decoder(model, rows, point.ids(), point.prompt, model.model.all_reduce)
+    set_virtual_ranks(model, point.tp if Wiring.parse(wiring).tied else 1)
+    return Decoder(model, rows, point.ids(), point.prompt, model.rewiring.all_reduce)
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor, rows: Table, rank: int, tp: int) -> float:

@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace, shape, options: Options) -> tuple[list[dic
         model.train()
 
         def loss(wiring: str, step: int) -> float:
-            model.model.rows = wirings[wiring]
+            model.rewiring.table = wirings[wiring]
             return backward(model, data, data.of_step(options.batch, options.seed, step), options, these)
 
         def first() -> dict[str, float]:

@@ -103,22 +103,22 @@ class Reader:
         """``before``: a pass that was made already, of this reader; what its table has in common is not run again."""
         import torch
 
-        from ladder.model.rewire import set_stream, set_table
         from ladder.train.batches import Batch
         from ladder.train.losses import measure
 
-        set_table(self.model, table)
+        rewiring = self.model.rewiring
+        rewiring.table = table
         losses, streams = [], []
         common = 0 if before is None else alike(table, before.table)
         with torch.inference_mode():
             for number, part in enumerate(self.batches):
                 kept = [] if before is None else before.kept[number][: common + 1]
-                set_stream(self.model, partial(KeptStream, kept))
+                rewiring.begin = partial(KeptStream, kept)
                 batch = Batch(part[:, :-1], part[:, 1:], None)
                 _, values = measure(self.model, batch, self.model.device, {"loss": 1.0}, most=LOGITS)
                 losses.append(values["loss"].double().mean(1).cpu())
                 streams.append(kept)
-        set_stream(self.model, ResidualStream)
+        rewiring.begin = ResidualStream
         self.told(1)
         return Pass(table, torch.cat(losses).numpy(), streams)
 
@@ -142,10 +142,11 @@ def scan(
 
     wiring: of all layers, with its degree; choice, heldout: token ids [N, S + 1]; told(n): n more :func:`passes` done.
     """
-    from ladder.model.rewire import layers_of, set_wiring
+    from ladder.model.forms import layers_of
+    from ladder.model.rewire import rewire
 
     count = len(layers_of(model))
-    set_wiring(model, wiring.name, wiring.tp)
+    rewire(model, wiring.name, wiring.tp)
     on_choice, on_heldout = Reader(model, choice, batch, told), Reader(model, heldout, batch, told)
 
     def table(layers: tuple[int, ...]) -> Table:

@@ -87,13 +87,13 @@ def load(folder: str | Path, dtype: str = "auto"):
         # A head of other values than the embeddings stays apart, whatever config.json says.
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         model.config.tie_word_embeddings = tied
-        checkpoint.family.rewire(model, checkpoint.config.get("wiring", "standard"))
+        checkpoint.family.rewire(model, *checkpoint.wiring)
     return model.eval(), tokenizer
 
 
 def _class(checkpoint: Checkpoint):
     if checkpoint.family:
-        return checkpoint.family.model_class
+        return checkpoint.family.loaded_class
     from ladder.model.modeling import LadderForCausalLM
 
     return LadderForCausalLM
@@ -107,7 +107,6 @@ def slices(folder: str | Path, dtype=None) -> Callable:
     reading everything.
     """
     checkpoint = Checkpoint.open(folder)
-    checkpoint.llama_only("a rank's slices of it")
     return reader(checkpoint, dtype)
 
 

@@ -34,33 +34,33 @@ from ladder.wiring import Wiring, spell_layers
 MODULE = "modeling_ladder"
 AUTO = {"AutoConfig": "LadderConfig", "AutoModel": "LadderModel", "AutoModelForCausalLM": "LadderForCausalLM"}
 # Where the modelling file comes from. Of two definitions of a name the first counts.
-SOURCES = (
-    "residual.py",
-    "model/slicing.py",
-    "model/virtual.py",
-    "model/exported.py",
-    "model/modeling.py",
-)
-FAMILY_SOURCES = ("errors.py", "residual.py", "model/rewire.py")
-# The model of another family. The names of its weights in files are those of the family.
-FAMILY = '''
+SOURCES = ("errors.py", "residual.py", "model/forms.py", "model/slicing.py", "model/virtual.py", "model/rewire.py")
+LLAMA = "model/modeling.py"
+CONFIG = '''
 from huggingface_hub.dataclasses import strict
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from {config_module} import {config}
-from {module} import {model}
 
 
 @strict
-class Ladder{config}({config}):
+class {ours}({config}):
     """{config} with the wiring of the residual stream.
 
     wiring: its name. wiring_rows: attention and MLP of each layer in turn, the fields of its :class:`Row` that are not
-    the default.
+    the default. tensor_parallel_size: the number of ranks T, if the wiring belongs to one.
     """
 
-    model_type = "{prefix}{name}"
+    model_type = "{kind}"
     wiring: str = "standard"
     wiring_rows: list | None = None
+    tensor_parallel_size: int | None = None
+
+    def rows(self) -> Table:
+        return Table(Row(**row) for row in self.wiring_rows)
+'''
+# The model of another family. The names of its weights in files are those of the family.
+FAMILY = '''
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from {module} import {model}
 
 
 class Ladder{model}({model}):
@@ -70,12 +70,11 @@ class Ladder{model}({model}):
 
     def __init__(self, config):
         super().__init__(config)
-        run_by(self, Table(Row(**row) for row in config.wiring_rows), config.wiring)
+        run_by(self, config.rows(), config.wiring, config.tensor_parallel_size or 1)
         # Weights that transformers renames or joins when it loads this family are so here, under another model type.
         names = get_checkpoint_conversion_mapping("{model}") or get_checkpoint_conversion_mapping("{name}") or []
         register_checkpoint_conversion_mapping(config.model_type, names, overwrite=True)
 '''
-LEFT_OUT = ("set_wiring",)  # it looks wirings up by name
 WIDTH = 120  # of a line of code
 
 
@@ -124,23 +123,24 @@ def classes(family: Family | None) -> dict[str, str]:
 
 def modelling_file(wiring: str, tp: int | None, family: Family | None = None) -> str:
     """The source of the model without this package: what its classes need of our sources, and nothing else."""
-    sources = FAMILY_SOURCES if family else SOURCES
+    sources = SOURCES if family else (*SOURCES, LLAMA)
     commit = git_commit()[0]
     degree = "" if tp is None else f" at tensor-parallel degree {tp}"
-    how = "`run` goes through them.\nWhere that depends on the number of ranks T, T virtual ones are computed in one "
-    how = "`run_by` lets the layers of transformers' own model go by them." if family else f"{how}process."
     made = f"Made by `ladder export` (ladder {ladder.__version__}" + (f", commit {commit})" if commit else ")")
     doc = f'''"""A {_called(family)} whose residual stream is wired as `{wiring}`{degree}.
 
 {made} from these of its sources:
 {", ".join(sources)}.
 
-`wiring_rows` of config.json says how each attention and MLP reads and writes the stream; {how}
+`wiring_rows` of config.json says how each attention and MLP reads and writes the stream; `run_by`
+lets the layers of transformers' own model go by them. Where that depends on the number of ranks T, T virtual ones are
+computed in one process.
 Shapes: B batch, S new tokens, T ranks, D hidden size, V vocabulary.
 """
 '''
     texts = [(Path(ladder.__file__).parent / file).read_text(encoding="utf-8") for file in sources]
-    imports, definitions = _read_sources([*texts, _family_text(family)] if family else texts)
+    texts.insert(len(SOURCES), _own_text(family))
+    imports, definitions = _read_sources(texts)
     todo, needed = list(classes(family).values()), set()
     while todo:
         name = todo.pop()
@@ -156,10 +156,14 @@ def _called(family: Family | None) -> str:
     return family.name if family else "Llama"
 
 
-def _family_text(family: Family) -> str:
+def _own_text(family: Family | None) -> str:
+    """What stands in the place of the package's own configuration, and the class of another family's model."""
+    if family is None:
+        return CONFIG.format(kind="ladder", config="LlamaConfig", config_module="transformers", ours="LadderConfig")
     config, model = type(family.config), family.model_class
-    names = {"config": config.__name__, "model": model.__name__, "name": family.name, "prefix": PREFIX}
-    return FAMILY.format(config_module=config.__module__, module=model.__module__, **names)
+    names = {"config": config.__name__, "config_module": config.__module__, "kind": PREFIX + family.name}
+    names |= {"model": model.__name__, "module": model.__module__, "name": family.name}
+    return (CONFIG + FAMILY).format(ours=f"Ladder{config.__name__}", **names)
 
 
 def _read_sources(texts: list[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -180,13 +184,8 @@ def _read_sources(texts: list[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _source(text: str, node: ast.stmt) -> str:
-    """The lines of a definition, with its decorators, without the methods that are left out; what it calls as
-    ``virtual.x`` is called ``x`` in one file."""
+    """The lines of a definition, with its decorators; what it calls as ``virtual.x`` is called ``x`` in one file."""
     lines = text.splitlines()
-    for method in reversed(getattr(node, "body", [])):
-        if isinstance(method, ast.FunctionDef) and method.name in LEFT_OUT:
-            del lines[method.lineno - 1 : method.end_lineno + 1]  # and the empty line after it
-            node.end_lineno -= method.end_lineno + 1 - method.lineno + 1
     first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
     return re.sub(r"(?<![\w.])virtual\.(?=\w)", "", "\n".join(lines[first - 1 : node.end_lineno]))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ladder.errors import UserError, explained
 from ladder.model.shapes import MOST
-from ladder.model.weights import Tensor
+from ladder.model.weights import NORM, SIGNAL, Tensor, has_signal
 from ladder.reading import REQUIRED, take
 from ladder.wiring import Wiring
 
@@ -102,7 +102,14 @@ class Family:
         import torch
 
         with torch.device("meta"), explained(f"{self.file}: not a {self.name} that transformers can make"):
-            return self.model_class(copy.deepcopy(self.config)).eval()
+            return self.loaded_class(copy.deepcopy(self.config)).eval()
+
+    @property
+    def loaded_class(self) -> type:
+        """The class that has a place for every weight under the stored wiring."""
+        from ladder.model.rewire import with_signal
+
+        return with_signal(self.model_class) if has_signal(self.filled()) else self.model_class
 
     def check_shapes(self, folder: Path, tensors: dict[str, Tensor]) -> None:
         """Every tensor that the model knows by its name has the model's shape. Where transformers renames or joins a
@@ -136,14 +143,13 @@ class Family:
 
     def fit(self, wiring: Wiring, layers: int) -> None:
         """Refuse a wiring that this model cannot have, and a family whose layers are not understood."""
-        apart = wiring.tied and not wiring.timing_only
-        if apart or wiring.of_model().table(layers).signal:
-            kind = "a rank's own share" if apart else "a norm of the first attention"
-            raise UserError(f"{self.file}: wiring '{wiring}' needs {kind}: not yet for {self.name}, only for Llama")
+        signal = wiring.of_model(layers).table(layers).signal
         _proved(self.name)
-        self.rewire(self.skeleton, str(wiring))
+        self.rewire(self.skeleton, str(wiring), wiring.tp)
+        if signal and not {SIGNAL, NORM} <= self.skeleton.state_dict().keys():
+            raise UserError(f"{self.file}: wiring '{wiring}' needs {SIGNAL}, which a {self.name} has no place for")
 
-    def rewire(self, model, wiring: str) -> None:
+    def rewire(self, model, wiring: str, tp: int | None = None) -> None:
         """Let ``model``, loaded or without weights, run by ``wiring``; ``standard`` is the model as it is."""
         from ladder.model.rewire import rewire
 
@@ -151,7 +157,7 @@ class Family:
             return
         try:
             with explained("its code"):
-                rewire(model, wiring)
+                rewire(model, wiring, tp)
         except UserError as error:
             raise UserError(f"{self.file}: cannot be rewired: {error}") from error
 

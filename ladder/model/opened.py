@@ -107,9 +107,26 @@ class Checkpoint:
             dtype = config["dtype"] = DTYPES[next(iter(found.values())).dtype]
         return cls(folder, info, config, found, dtype, family)
 
+    @property
+    def wiring(self) -> tuple[str, int | None]:
+        """(its name, the tensor-parallel degree if it belongs to one)"""
+        return self.config.get("wiring", "standard"), self.config.get("tensor_parallel_size")
+
     def model_config(self):
         """The configuration of the model that is loaded. Raises UserError for what transformers refuses."""
         return self.family.config if self.family else model_config(self.config, self.folder / "config.json")
+
+    def skeleton(self):
+        """The model without weights, under the checkpoint's wiring."""
+        import torch
+
+        if self.family:
+            self.family.rewire(self.family.skeleton, *self.wiring)
+            return self.family.skeleton
+        from ladder.model.modeling import LadderForCausalLM
+
+        with torch.device("meta"):
+            return LadderForCausalLM(self.model_config())
 
     def fit(self, wiring: str, tp: int | None = None) -> None:
         """Refuse a wiring (at ``tp`` ranks, if it belongs to some) that this model cannot have."""
@@ -129,11 +146,6 @@ class Checkpoint:
     def rewired(self, wiring: str, tp: int | None = None) -> dict:
         """The config.json of this model under another wiring, at ``tp`` ranks if it belongs to some."""
         return rewired(self.family.stored if self.family else self.config, wiring, tp)
-
-    def llama_only(self, use: str) -> None:
-        """Refuse a ``use`` of the checkpoint that other families do not have yet."""
-        if self.family:
-            raise UserError(f"{self.folder}: {use}: not yet for {self.family.name}, only for Llama")
 
     def tokenizer(self):
         """transformers' tokenizer, None if the directory has none. Raises UserError for one that cannot be used."""

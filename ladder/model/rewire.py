@@ -5,254 +5,212 @@
 
 The model keeps its class, configuration, masks, caches, rotary embeddings and generation. Only the layers' forward is
 replaced: inside the family's own loop over its layers they hand on one stream (ladder.residual). How a layer is cut
-into modules is a row of FORMS, recognised from the layer's submodules, and proved on the model itself: rewired as
-``standard`` it must give the untouched model's logits to the last bit.
+into modules (ladder.model.forms) is proved on the model itself: rewired as ``standard`` it must give the untouched
+model's logits to the last bit.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from ladder.errors import UserError
 from ladder.files import write_json
+from ladder.model import virtual
+from ladder.model.forms import Form, Part, decoder_of, form_of, layers_of
+from ladder.model.slicing import check_degree
 from ladder.reading import read_json
-from ladder.residual import Landed, Module, ResidualStream, Row, Table, run
+from ladder.residual import Landed, Module, ResidualStream, Row, Table
 from ladder.wiring import Wiring
 
 PROBE = (2, 5)  # rows, tokens
-
-
-class Part(NamedTuple):
-    """One module of a layer: the names of the norm that it reads through, of the module, of the norm of its output."""
-
-    norm: str | None
-    module: str
-    after: str | None = None
-
-
-@dataclass(frozen=True)
-class Form:
-    """How the layers of a family are made, in words and by the names of their submodules."""
-
-    words: str
-    attention: Part
-    mlp: Part
-
-    def names(self) -> set[str]:
-        return {name for part in (self.attention, self.mlp) for name in part if name}
-
-
-FORMS = (
-    Form(
-        "a norm before each module (Llama)",
-        Part("input_layernorm", "self_attn"),
-        Part("post_attention_layernorm", "mlp"),
-    ),
-    Form(
-        "a norm after each module (OLMo-2)",
-        Part(None, "self_attn", "post_attention_layernorm"),
-        Part(None, "mlp", "post_feedforward_layernorm"),
-    ),
-    Form(
-        "norms before and after each module (Gemma-2)",
-        Part("input_layernorm", "self_attn", "post_attention_layernorm"),
-        Part("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
-    ),
-    Form(
-        "norms before and after each module (GLM-4)",
-        Part("input_layernorm", "self_attn", "post_self_attn_layernorm"),
-        Part("post_attention_layernorm", "mlp", "post_mlp_layernorm"),
-    ),
-    Form(
-        "norms before and after each module (AFMoE)",
-        Part("input_layernorm", "self_attn", "post_attention_layernorm"),
-        Part("pre_mlp_layernorm", "mlp", "post_mlp_layernorm"),
-    ),
-    Form(
-        "a norm before each module (Granite-MoE)",
-        Part("input_layernorm", "self_attn"),
-        Part("post_attention_layernorm", "block_sparse_moe"),
-    ),
-    Form(
-        "a norm before each module (Llama 4)",
-        Part("input_layernorm", "self_attn"),
-        Part("post_attention_layernorm", "feed_forward"),
-    ),
-    Form(
-        "a norm before each module (Apertus)",
-        Part("attention_layernorm", "self_attn"),
-        Part("feedforward_layernorm", "mlp"),
-    ),
-    Form("a norm before each module (GPT-2)", Part("ln_1", "attn"), Part("ln_2", "mlp")),
-)
-
-
-def form_of(layer: nn.Module) -> Form:
-    """The form of a decoder layer. Raises UserError naming what about it is not understood."""
-    names = {name for name, child in layer.named_children() if not isinstance(child, nn.Dropout | nn.Identity)}
-    for name, child in layer.named_children():  # which a rewired layer passes by
-        if isinstance(child, nn.Dropout) and child.p:
-            raise UserError(f"{type(layer).__name__}: drops {child.p:g} of its outputs ({name}); set that to 0 first")
-    for form in FORMS:
-        if form.names() == names:
-            return form
-    nearest = min(FORMS, key=lambda form: len(form.names() ^ names))
-    missing, excess = sorted(nearest.names() - names), sorted(names - nearest.names())
-    said = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(excess)} besides"] * bool(excess)
-    raise UserError(f"{type(layer).__name__}: not a form of layer that is known ({'; '.join(said)})")
-
-
-def layers_of(model: nn.Module) -> nn.ModuleList:
-    """The decoder's layers: the list of them that is as long as the configuration says, and stands in a base model.
-
-    Raises UserError where there is none.
-    """
-    config = model.config.get_text_config(decoder=True)
-    depth = getattr(config, "num_hidden_layers", None)
-    for _, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
-    raise UserError(f"{type(model).__name__}: no list of {depth} decoder layers in it")
+SIGNAL = "first_attention_norm"
 
 
 class Rewiring:
-    """What the layers of one model share: the table, and during a forward pass the stream."""
+    """What the layers of one model share: the table, how it is run, and during a forward pass the stream.
 
-    def __init__(self, rows: Sequence[Row], all_reduce: Callable):
-        self.table, self.all_reduce, self.begin = Table(rows), all_reduce, ResidualStream
+    all_reduce: launches the sum of a partial output over ranks; of one rank the output is the sum. begin: what runs a
+    pass, ``ResidualStream`` or the like. ranks: that are computed in this process (ladder.model.virtual).
+    """
+
+    def __init__(self, table: Table):
+        self.table, self.all_reduce, self.begin, self.ranks = table, Landed, ResidualStream, 1
+        self.signal_norm: nn.Module | None = None
         self.stream: ResidualStream | None = None
 
     def layer(self, number: int, layer: nn.Module, form: Form, x: torch.Tensor, arguments: dict) -> torch.Tensor:
-        """Run layer ``number`` of the stream that began as ``x`` [B, S, D]; what has landed of it, or its end."""
+        """Run layer ``number`` of the stream that began as ``x`` [B, S, D]; what has landed of it, or its end: of
+        streams that end apart [B, S, T, D]."""
         if number == 0:
-            self.stream = self.begin(x, self.table, self.all_reduce)
+            x = x.unsqueeze(2) if self.ranks > 1 else x
+            self.stream = self.begin(x, self.table, self.all_reduce, self.signal_norm)
         stream = self.stream
-        stream.run(_module(layer, form.attention, arguments))
-        stream.run(_module(layer, form.mlp, {}))
+        stream.run(self._module(layer, form.attention, arguments))
+        stream.run(self._module(layer, form.mlp, {}))
         if 2 * number + 2 < len(self.table):
-            return stream.x
-        self.stream = None
-        return stream.end()
+            x = stream.x
+        else:
+            x, self.stream = stream.end(), None
+        return x.squeeze(2) if self.ranks > 1 else x
 
+    def _module(self, layer: nn.Module, part: Part, arguments: dict) -> Module:
+        norm = getattr(layer, part.norm) if part.norm else _same
+        after = getattr(layer, part.after) if part.after else None
+        scale = getattr(layer, "residual_multiplier", None)
+        compute = partial(self._compute, getattr(layer, part.module), scale if after is None else None, arguments)
+        if getattr(layer, "gradient_checkpointing", False) and layer.training:
+            compute = partial(layer._gradient_checkpointing_func, compute)
+        return Module(norm, compute, after)
 
-def _module(layer: nn.Module, part: Part, arguments: dict) -> Module:
-    norm = getattr(layer, part.norm) if part.norm else _same
-    after = getattr(layer, part.after) if part.after else None
-    scale = getattr(layer, "residual_multiplier", None)
-    compute = partial(_compute, getattr(layer, part.module), scale if after is None else None, arguments)
-    if getattr(layer, "gradient_checkpointing", False) and layer.training:
-        compute = partial(layer._gradient_checkpointing_func, compute)
-    return Module(norm, compute, after)
+    def _compute(self, module: nn.Module, scale: float | None, arguments: dict, normed: torch.Tensor) -> torch.Tensor:
+        if self.ranks > 1:
+            output = virtual.compute(module, arguments, normed, self.ranks)
+        else:
+            output = module(normed, **arguments)
+            output = output[0] if isinstance(output, tuple) else output
+            output = output.view_as(normed)  # Llama 4's experts give [B S, D]
+        return output if scale is None else output * scale
 
 
 def _same(x):
     return x
 
 
-def _compute(module: nn.Module, scale: float | None, arguments: dict, normed: torch.Tensor) -> torch.Tensor:
-    output = module(normed, **arguments)
-    output = output[0] if isinstance(output, tuple) else output
-    output = output.view_as(normed)  # Llama 4's experts give [B S, D]
-    return output if scale is None else output * scale
-
-
-def _arguments(module: nn.Module, given: dict) -> dict:
-    """Of the arguments of a layer those that its attention takes."""
-    parameters = signature(module.forward).parameters
-    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return given
-    return {name: value for name, value in given.items() if name in parameters}
-
-
-def rewire(model: nn.Module, wiring: str, all_reduce: Callable = Landed) -> nn.Module:
+def rewire(model: nn.Module, wiring: str, tp: int | None = None) -> nn.Module:
     """Let the layers of ``model``, a causal language model of transformers, run by ``wiring``, in place; return it.
 
-    all_reduce: launches the sum of a partial output over ranks; of one rank the output is the sum.
+    tp: the number of ranks T of a wiring that depends on it; they are computed in this process. A norm of the first
+    attention that was not there starts at 0, so that it changes nothing until it is trained.
     Raises UserError where the wiring does not fit the model, and where the family's layers are not understood; the
     model is then as it was.
     """
+    from ladder.parallel.shard import check_split
+
     depth = len(layers_of(model))
-    run_by(model, Wiring.parse(wiring).of_model(depth).table(depth), wiring, all_reduce)
-    model.save_pretrained = partial(_save, model, wiring)
+    if tp:
+        check_split(model.config.get_text_config(decoder=True).model_type)
+    new = getattr(decoder_of(model)[1], SIGNAL, None) is None
+    run_by(model, Wiring.parse(wiring, tp).of_model(depth).table(depth), wiring, tp or 1)
+    if new and model.rewiring.signal_norm is not None:
+        nn.init.zeros_(model.rewiring.signal_norm.weight)
+    if not hasattr(type(model.config), "wiring"):
+        model.save_pretrained = partial(_save, model)
+    model.config.wiring, model.config.tensor_parallel_size = wiring, tp
     return model
 
 
-def _save(model: nn.Module, wiring: str, save_directory: str, *args, **words) -> None:
+def _save(model: nn.Module, save_directory: str, *args, **words) -> None:
     """transformers' ``save_pretrained``, and then the wiring: the family's own configuration would be read, without a
     word, as that of another function."""
     from ladder.model.families import rewired
 
     type(model).save_pretrained(model, save_directory, *args, **words)
     file = Path(save_directory) / "config.json"
-    write_json(file, rewired(read_json(file), wiring))
+    write_json(file, rewired(read_json(file), model.config.wiring, model.config.tensor_parallel_size))
 
 
-def run_by(model: nn.Module, table: Table, wiring: str, all_reduce: Callable = Landed) -> nn.Module:
-    """:func:`rewire` by the wiring's table."""
+def run_by(model: nn.Module, table: Table, wiring: str, ranks: int = 1, prove: bool = True) -> nn.Module:
+    """:func:`rewire` by the table. prove: that ``standard`` is the untouched model, unless it has no weights."""
     layers = layers_of(model)
-    if hasattr(layers[0], "rewiring"):
-        restore(model)
     forms = [form_of(layer) for layer in layers]
-    if table.signal:
-        raise UserError(f"wiring {wiring!r} needs a norm of the first attention, which {type(model).__name__} lacks")
-    if table.has("hold") and (form := next((form for form in forms if form.attention.after), None)):
-        raise UserError(f"wiring {wiring!r} reduces two modules together, and layers with {form.words} norm each sum")
-    expected, whole = _untouched(model, layers)
-    rewiring = Rewiring([Row()] * len(table), all_reduce)
-    for number, (layer, form) in enumerate(zip(layers, forms, strict=True)):
-        layer.__class__ = _rewired(type(layer))
-        layer.rewiring, layer.place = rewiring, (number, form, whole)
-    if expected is not None:
-        try:
-            same = torch.equal(_logits(model), expected)
-        except Exception as error:  # whatever a family's loop expects of its layers that ours do not give
-            same, reason = False, f" ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-        else:
-            reason = ""
-        if not same:
-            restore(model)
-            raise UserError(f"{type(model).__name__}: its layers do more than their submodules say{reason}")
-    set_table(model, table)
+    if form := next((form for form in forms if form.attention.after), None):
+        if table.has("hold"):
+            raise UserError(
+                f"wiring {wiring!r} reduces two modules together, and layers with {form.words} norm each sum"
+            )
+        if table.shares:
+            raise UserError(f"wiring {wiring!r} reads a rank's own share, and layers with {form.words} norm the sum")
+    if not hasattr(model, "rewiring"):
+        expected, whole = _untouched(model, layers) if prove else (None, True)
+        model.rewiring = Rewiring(Table([Row()] * len(table)))
+        for number, (layer, form) in enumerate(zip(layers, forms, strict=True)):
+            names = _taken(getattr(layer, form.attention.module))
+            layer.__class__ = _rewired(type(layer))
+            layer.rewiring, layer.place = model.rewiring, (number, form, names, whole)
+        if expected is not None:
+            _check(model, expected)
+    try:
+        set_virtual_ranks(model, ranks)
+    except UserError:
+        restore(model)
+        raise
+    _set_signal(model, table.signal)
+    model.rewiring.table, model.rewiring.signal_norm = table, getattr(decoder_of(model)[1], SIGNAL)
     return model
 
 
-def set_table(model: nn.Module, table: Table) -> None:
-    """Exchange the table of a rewired model, or of this package's own Llama."""
-    if hasattr(first := layers_of(model)[0], "rewiring"):
-        first.rewiring.table = table
-    else:
-        model.model.rows = table
+def _check(model: nn.Module, expected: torch.Tensor) -> None:
+    try:
+        same, reason = torch.equal(logits(model), expected), ""
+    except Exception as error:  # whatever a family's loop expects of its layers that ours do not give
+        same, reason = False, f" ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+    if not same:
+        restore(model)
+        raise UserError(f"{type(model).__name__}: its layers do more than their submodules say{reason}")
 
 
-def set_stream(model: nn.Module, begin: Callable) -> None:
-    """Let ``begin``, called as :class:`ResidualStream` is, make the streams of a model that has a table."""
-    if hasattr(first := layers_of(model)[0], "rewiring"):
-        first.rewiring.begin = begin
-    else:
-        model.model.run = partial(run, begin=begin)
+def _set_signal(model: nn.Module, signal: bool) -> None:
+    """Give the decoder a norm of the first attention, or take it away."""
+    decoder = decoder_of(model)[1]
+    norm = getattr(decoder, SIGNAL, None) if signal else None
+    if signal and norm is None:
+        config = model.config.get_text_config(decoder=True)
+        norm = LlamaRMSNorm(config.hidden_size, eps=getattr(config, "rms_norm_eps", 1e-6))
+        norm.to(next(layers_of(model).parameters()))
+    setattr(decoder, SIGNAL, norm)
 
 
-def set_wiring(model: nn.Module, wiring: str, tp: int | None = None) -> None:
-    """Rewire a model of any family in place. ``tp``: the number of ranks of a wiring that depends on it (own Llama)."""
-    if hasattr(model.base_model, "set_wiring"):
-        model.base_model.set_wiring(wiring, tp)
-    else:
-        rewire(model, wiring)
+def with_signal(kind: type[nn.Module]) -> type[nn.Module]:
+    """A model's class whose decoder has a norm of the first attention from the start, so that it is loaded."""
+
+    def __init__(self, config):
+        kind.__init__(self, config)
+        _set_signal(self, True)
+
+    return type(kind.__name__, (kind,), {"__init__": __init__, "__module__": kind.__module__})
+
+
+def set_virtual_ranks(model: nn.Module, size: int) -> None:
+    """Compute ``size`` ranks of a rewired model in this process, on the same parameters; 1: none. Raises UserError
+    where its modules cannot be split."""
+    rewiring = model.rewiring
+    if size == rewiring.ranks:
+        return
+    if size > 1:
+        check_degree(model.config.get_text_config(decoder=True), size)
+    for name, body in bodies(model):
+        virtual.replace(model, name, body, size)
+    rewiring.ranks, rewiring.all_reduce = size, virtual.all_reduce if size > 1 else Landed
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear:  # where streams end apart, each feeds its own part of the vocabulary
+        model.set_output_embeddings(virtual.same(head, virtual.Colwise))
+
+
+def bodies(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) of attention and MLP of each layer of a rewired model."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for layer in layers_of(model):
+        for part in layer.place[1].attention, layer.place[1].mlp:
+            yield names[id(body := getattr(layer, part.module))], body
 
 
 def restore(model: nn.Module) -> nn.Module:
     """Undo :func:`rewire`."""
+    set_virtual_ranks(model, 1)
+    _set_signal(model, False)
+    delattr(decoder_of(model)[1], SIGNAL)
     for layer in layers_of(model):
         layer.__class__ = type(layer).__mro__[1]
         del layer.rewiring, layer.place
-    vars(model).pop("save_pretrained", None)
+    for owner, names in ((model, ("rewiring", "save_pretrained")), (model.config, ("wiring", "tensor_parallel_size"))):
+        for name in names:
+            vars(owner).pop(name, None)
     return model
 
 
@@ -263,13 +221,14 @@ def _untouched(model: nn.Module, layers: nn.ModuleList) -> tuple[torch.Tensor | 
     whole = []
     hook = layers[0].register_forward_hook(lambda module, given, output: whole.append(isinstance(output, torch.Tensor)))
     try:
-        return _logits(model), whole[0]
+        return logits(model), whole[0]
     finally:
         hook.remove()
 
 
 @torch.no_grad()
-def _logits(model: nn.Module) -> torch.Tensor:
+def logits(model: nn.Module) -> torch.Tensor:
+    """Of a few tokens, without dropout: [B, S, V]."""
     training = model.training
     model.eval()
     try:
@@ -281,17 +240,26 @@ def _logits(model: nn.Module) -> torch.Tensor:
         model.train(training)
 
 
+def _taken(module: nn.Module) -> frozenset[str] | None:
+    """The arguments of a layer that its attention takes; None: all."""
+    parameters = signature(module.forward).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return frozenset(parameters)
+
+
 def _rewired(kind: type[nn.Module]) -> type[nn.Module]:
     """The class of a layer with our forward. It keeps its name, by which transformers and FSDP find layers; recomputing
     in backward goes by module, as the stream passes through all layers."""
     names = list(signature(kind.forward).parameters)[1:]
 
     def forward(self, *args, **kwargs):
-        number, form, whole = self.place
+        number, form, taken, whole = self.place
         given = dict(zip(names, args, strict=False)) | kwargs
         x = given.pop(names[0])
-        attention = getattr(self, form.attention.module)
-        x = self.rewiring.layer(number, self, form, x, _arguments(attention, given))
+        if taken is not None:
+            given = {name: value for name, value in given.items() if name in taken}
+        x = self.rewiring.layer(number, self, form, x, given)
         return x if whole else (x,)
 
     unwrapped = classmethod(lambda cls, **kwargs: None)  # transformers wraps the forward of a layer's subclasses

@@ -8,7 +8,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ladder.errors import UserError, explained
-from ladder.model.rewire import form_of, layers_of, restore, rewire
+from ladder.model.forms import form_of, layers_of
+from ladder.model.rewire import restore, rewire
 from ladder.wiring import PATTERNS
 
 LARGEST = 5_000_000  # parameters: a family whose shape cannot be made small by these names is left out

@@ -14,93 +14,110 @@ reads (this rank's part), G the gradient of the stream (summed over ranks).
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.fsdp import FSDPModule
 
-from ladder.residual import Module, Table, run
+from ladder.model import slicing
+from ladder.model.forms import layers_of
+from ladder.model.rewire import bodies
+from ladder.residual import Module, ResidualStream, Table
+
+unseen: Any = torch.compiler.disable(recursive=False)  # a graph of its own; attention and MLP may be compiled
 
 
 class Backward:
-    """``ladder.residual.run`` for a sharded model: differentiable, with asynchronous all-reduces both ways."""
+    """``ResidualStream`` for a sharded model: differentiable, with asynchronous all-reduces both ways."""
 
-    def __init__(self, model, group: dist.ProcessGroup):
+    def __init__(self, model: torch.nn.Module, group: dist.ProcessGroup):
         self.model, self.group = model, group
 
-    def __call__(
-        self, x: torch.Tensor, modules: Sequence[Module], table: Table, all_reduce: Callable, signal_norm=None
-    ) -> torch.Tensor:
-        if not torch.is_grad_enabled():
-            return run(x, modules, table, all_reduce, signal_norm)
-        return self._train(x, modules, table, all_reduce, signal_norm)
-
-    @torch.compiler.disable(recursive=False)  # a graph of its own; attention and MLP may be compiled
-    def _train(self, x, modules, table, all_reduce, signal_norm):
-        tape = Tape(self.model, modules, table, all_reduce, signal_norm, self.group)
-        return _Run.apply(tape, x, *tape.parameters)
+    def __call__(self, x: torch.Tensor, table: Table, all_reduce: Callable, signal_norm=None) -> ResidualStream:
+        kind = partial(Tape, self.model, self.group) if torch.is_grad_enabled() else ResidualStream
+        return kind(x, table, all_reduce, signal_norm)
 
 
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tape, x, *parameters):
         ctx.tape = tape
-        return tape.forward(x)
+        return tape.x
 
     @staticmethod
     def backward(ctx, gradient):
         return None, *ctx.tape.backward(gradient)
 
 
-class Tape:
+class Tape(ResidualStream):
     """What one forward pass leaves for its backward: of each module its input, its output and the graph between."""
 
-    def __init__(self, model, modules, table, all_reduce, signal_norm, group):
-        self.modules, self.table, self.all_reduce, self.group = modules, table, all_reduce, group
-        self.signal_norm = signal_norm if table.signal else None
-        bodies = [body for layer in model.layers for body in (layer.self_attn, layer.mlp)]
-        # fully_shard exchanges its modules' parameters, and reduces the gradients that those accumulate.
-        self.sharded = [isinstance(body, FSDPModule) for body in bodies]
-        self.of_body = [[] if sharded else _trained(body) for body, sharded in zip(bodies, self.sharded, strict=True)]
-        self.of_norm = [_trained(module.norm) for module in modules]
-        self.of_signal = _trained(self.signal_norm) if self.signal_norm is not None else []
-        self.parameters = [p for ps in (*self.of_body, *self.of_norm, self.of_signal) for p in ps]
-        kv_heads = model.config.num_key_value_heads
-        self.kv_heads = kv_heads if kv_heads < group.size() else None
-        self.of_kv = [p for body in bodies[::2] for linear in (body.k_proj, body.v_proj) for p in _trained(linear)]
-        self.leaf, self.given, self.inner, self.partial = ([None] * len(table) for _ in range(4))
-        self.landed = self.signal = self.signal_leaf = None
+    @unseen
+    def __init__(self, model, group, x, table, all_reduce, signal_norm):
+        super().__init__(x.detach(), table, all_reduce, self._recorded_signal if table.signal else None)
+        self.start, self.group, self.norm_of_signal = x, group, signal_norm
+        self.of_norm, self.of_after, self.of_body, self.sharded = [], [], [], []
+        self.several: dict[int, list] = {}  # parameters that several ranks hold, by how many parts of them there are
+        for layer in layers_of(model):
+            for part in layer.place[1].attention, layer.place[1].mlp:
+                self.of_norm.append(_trained(layer, part.norm))
+                self.of_after.append(_trained(layer, part.after))
+        for name, body in bodies(model):
+            # fully_shard exchanges its modules' parameters, and reduces the gradients that those accumulate.
+            self.sharded.append(isinstance(body, FSDPModule))
+            named = () if self.sharded[-1] else body.named_parameters(prefix=name)
+            trained = {path: parameter for path, parameter in named if parameter.requires_grad}
+            self.of_body.append([*trained.values()])
+            for path, parameter in trained.items():
+                if (parts := slicing.distinct(path, model.config, group.size())) < group.size():
+                    self.several.setdefault(parts, []).append(parameter)
+        self.of_signal = [p for p in signal_norm.parameters() if p.requires_grad] if table.signal else []
+        self.several.setdefault(1, []).extend(p for parameters in self.of_norm for p in parameters)
+        self.parameters = [p for ps in (*self.of_body, *self.of_norm, *self.of_after, self.of_signal) for p in ps]
+        self.leaf, self.given, self.inner, self.partial, self.total = ([None] * len(table) for _ in range(5))
+        self.landed = self.signal_output = self.signal_leaf = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    @unseen
+    def run(self, module: Module) -> None:
+        n = self.module
+        after = module.after and partial(self._after, n, module.after)
         with torch.enable_grad():
-            recorded = [self._recorded(n, module) for n, module in enumerate(self.modules)]
-            signal_norm = self._recorded_signal if self.signal_norm is not None else None
-            return run(x.detach(), recorded, self.table, self.all_reduce, signal_norm)
+            super().run(Module(partial(self._norm, n, module.norm), partial(self._compute, n, module.compute), after))
 
-    def _recorded(self, n: int, module: Module) -> Module:
-        def norm(read):
-            self.leaf[n] = read.detach().requires_grad_()
-            return module.norm(self.leaf[n])
+    @unseen
+    def end(self) -> torch.Tensor:
+        with torch.enable_grad():
+            super().end()
+        return _Run.apply(self, self.start, *self.parameters)
 
-        def compute(normed):
-            self.given[n], self.inner[n] = normed, normed.detach().requires_grad_()
-            self.partial[n] = module.compute(self.inner[n])
-            return self.partial[n].detach()
+    def _norm(self, n: int, norm: Callable, read):
+        self.leaf[n] = read.detach().requires_grad_()
+        return norm(self.leaf[n])
 
-        return Module(norm, compute)
+    def _compute(self, n: int, compute: Callable, normed):
+        self.given[n], self.inner[n] = normed, normed.detach().requires_grad_()
+        self.partial[n] = compute(self.inner[n])
+        return self.partial[n].detach()
+
+    def _after(self, n: int, after: Callable, total):
+        total = total.detach().requires_grad_()
+        self.total[n] = total, after(total)
+        return self.total[n][1].detach()
 
     def _recorded_signal(self, landed):
         self.landed = landed.detach().requires_grad_()
-        self.signal = self.signal_norm(self.landed)
-        self.signal_leaf = self.signal.detach().requires_grad_()
+        self.signal_output = self.norm_of_signal(self.landed)
+        self.signal_leaf = self.signal_output.detach().requires_grad_()
         return self.signal_leaf
 
     def backward(self, last: torch.Tensor) -> list[torch.Tensor | None]:
         """Gradients of the stream's start and of ``self.parameters``, from ``last`` [B, S, D], that of its end, which
         is the same on every rank unless the streams end apart."""
-        table, end = self.table, len(self.modules)
+        table, end = self.table, len(self.table)
         computed = {step.index: step for step in table.operations if step.kind == "compute"}
         held_modules = {step.index for step in table.operations if step.kind == "hold"}
         first_signal = min((n for n, step in computed.items() if step.signal), default=None)
@@ -128,6 +145,9 @@ class Tape:
                     of_sum[n] = stream
                     if n == 0 and signal_handle is not None:
                         of_sum[n] = stream + self._through_signal(signal_handle.wait(), gradients)
+                    if recorded := self.total[max(step.modules)]:
+                        total, normed = recorded
+                        of_sum[n] = _grad(normed, total, self.of_after[max(step.modules)], of_sum[n], gradients)
                     if step.weight:
                         output = step.weight * of_sum[n]
                 case "hold":
@@ -173,15 +193,14 @@ class Tape:
         return _grad(self.partial[n], self.inner[n], self.of_body[n], output, gradients)
 
     def _through_signal(self, gradient, gradients):
-        return _grad(self.signal, self.landed, self.of_signal, gradient, gradients)
+        return _grad(self.signal_output, self.landed, self.of_signal, gradient, gradients)
 
     def _sum_replicated(self, gradients: dict[int, torch.Tensor]) -> None:
         """Parameters that several ranks hold got each rank's part of their gradient: sum it, in place."""
-        norms = [gradients.get(id(p)) for ps in self.of_norm for p in ps]
-        sum_gradients([g for g in norms if g is not None], self.group)
-        if self.kv_heads:  # neighbouring ranks hold the same head
-            mine = dist.get_rank(self.group) * self.kv_heads // self.group.size()
-            sum_gradients([gradients[id(p)] for p in self.of_kv], self.group, self.kv_heads, mine)
+        for parts, parameters in self.several.items():
+            mine = dist.get_rank(self.group) * parts // self.group.size()
+            given = [gradients[id(p)] for p in parameters if gradients.get(id(p)) is not None]
+            sum_gradients(given, self.group, parts, mine)
 
 
 def sum_gradients(gradients: list[torch.Tensor], group: dist.ProcessGroup, parts: int = 1, mine: int = 0) -> None:
@@ -205,5 +224,5 @@ def _grad(output, inputs, parameters, gradient, gradients):
     return list(found[:count]) if several else found[0]
 
 
-def _trained(module) -> list[torch.nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
+def _trained(layer, name: str | None) -> list[torch.nn.Parameter]:
+    return [p for p in getattr(layer, name).parameters() if p.requires_grad] if name else []

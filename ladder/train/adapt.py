@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from ladder.model import load
-    from ladder.model.rewire import set_wiring
+    from ladder.model.rewire import rewire
     from ladder.parallel.group import join
     from ladder.train.batches import check
     from ladder.train.layout import distribute
@@ -89,12 +89,10 @@ def main(args: argparse.Namespace) -> None:
     check(held_out, 1, files[-1])
     parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     options = settled(options, 0 if checkpoint.family else parameters)
-    if options.compile:
-        checkpoint.llama_only("--compile")
+    if options.compile and checkpoint.family:
+        raise UserError(f"{args.checkpoint}: --compile: not yet for {checkpoint.family.name}, only for Llama")
     with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:
         torch.manual_seed(options.seed)
-        if these.world_size > 1:
-            checkpoint.llama_only("training over several ranks")
         model, _ = load(args.checkpoint, dtype="float32")  # master weights
         if checkpoint.family:
             packed_apart(model, checkpoint)
@@ -106,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
             inputs |= {"teacher": taught}
             teacher, _ = load(original, dtype="bfloat16" if options.precision == "bf16" else "float32")
             if before:
-                set_wiring(teacher, **before)
+                rewire(teacher, **before)
             objective = replace(objective, teacher=distribute(teacher.requires_grad_(False), these, options))
         name = f"{what['model']}-{what['wiring']}-{recipe.variant}-s{options.seed}"
         carry_out(args, "adapt", name, what, inputs, model, args.checkpoint, data, held_out, options, these, objective)

@@ -20,25 +20,29 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from ladder.errors import UserError
 from ladder.model import slicing
+from ladder.model.rewire import bodies, rewire
 from ladder.parallel.group import Group
 from ladder.parallel.shard import check_tied, parallelize
 from ladder.train.options import Options
 
 
-def check(config, tp: int) -> None:
-    """Refuse a model that cannot be trained over ``tp`` tensor-parallel ranks. config: of the model."""
+def check(model, tp: int) -> None:
+    """Refuse a rewired model that cannot be trained over ``tp`` tensor-parallel ranks."""
     if tp == 1:
         return
+    config = model.config
     check_tied(config, tp)
-    slicing.check_degree(config, tp)
-    if config.rows().ends_apart:
+    slicing.check_degree(config.get_text_config(decoder=True), tp)
+    if model.rewiring.table.ends_apart:
         raise UserError(
             f"--tp-ranks {tp}: the ranks' streams end apart under wiring {config.wiring!r}, and its head cannot be "
             "sharded; drop --tp-ranks, which trains it over virtual ranks"
         )
-    for key in ("attention_bias", "mlp_bias"):
-        if getattr(config, key):
-            raise UserError(f"--tp-ranks {tp}: one rank alone would train the biases of this model ({key}); drop it")
+    for prefix, body in bodies(model):
+        for name, _ in body.named_parameters(prefix=prefix):
+            how = slicing.cut(name, config)
+            if how.packed > 1 or how.dim is None:
+                raise UserError(f"--tp-ranks {tp}: {name} would be trained by each rank on its own; drop --tp-ranks")
 
 
 def distribute(model: torch.nn.Module, ranks: Group, options: Options) -> torch.nn.Module:
@@ -47,7 +51,9 @@ def distribute(model: torch.nn.Module, ranks: Group, options: Options) -> torch.
     ``model.layout`` is the :class:`Layout`.
     """
     parameters = sum(p.numel() for p in model.parameters())
-    check(model.config, ranks.tp)
+    if not hasattr(model, "rewiring"):
+        rewire(model, "standard")
+    check(model, ranks.tp)
     mesh = everyone = None
     if ranks.sharded:
         sizes = (ranks.size // options.shard, options.shard, ranks.tp)
@@ -66,21 +72,19 @@ def distribute(model: torch.nn.Module, ranks: Group, options: Options) -> torch.
         how = {"mesh": mesh["replicate", "shard"] if sizes[0] > 1 else mesh["shard"]}
         if options.precision == "bf16":
             how["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        for layer in model.model.layers:
-            fully_shard(layer.self_attn, **how)
-            fully_shard(layer.mlp, **how)
+        for _, body in bodies(model):
+            fully_shard(body, **how)
         fully_shard(model, **how)  # embeddings, norms and head; moves all of it to the device
     else:
         model.to(ranks.device)
-    model.layout = Layout(parameters, ranks, mesh, everyone)
+    model.layout = Layout(parameters, model.config, ranks, mesh, everyone)
     return model
 
 
 def compile_modules(model) -> None:
     """Attention and MLP of each layer; what lies between is the wiring's."""
-    for layer in model.model.layers:
-        layer.self_attn.compile()
-        layer.mlp.compile()
+    for _, body in bodies(model):
+        body.compile()
 
 
 class Layout:
@@ -89,8 +93,8 @@ class Layout:
     mesh, everyone: of all ranks, None for a plain model; the latter is on the CPU, with tensor parallelism outermost.
     """
 
-    def __init__(self, parameters: int, ranks: Group, mesh: DeviceMesh | None, everyone: DeviceMesh | None):
-        self.parameters, self.ranks, self.mesh, self.everyone = parameters, ranks, mesh, everyone
+    def __init__(self, parameters: int, config, ranks: Group, mesh: DeviceMesh | None, everyone: DeviceMesh | None):
+        self.parameters, self.config, self.ranks, self.mesh, self.everyone = parameters, config, ranks, mesh, everyone
         sizes, here = ((1, 1, 1), (0, 0, 0)) if everyone is None else (everyone.shape, everyone.get_coordinate())
         self._replicas, (self._tp, self._replica, _) = sizes[1], here
 
@@ -112,10 +116,9 @@ class Layout:
         return f"{self.ranks.device.type}: {'; '.join(parts)};{share} {self.parameters:,} parameters on a rank{frozen}"
 
     def cut(self, name: str) -> int | None:
-        """The dimension in which tensor-parallel ranks split the parameter called so, None if each holds all of it."""
-        if self.ranks.tp == 1:
-            return None
-        return {"colwise": 0, "rowwise": 1, None: None}[slicing.style(name.rpartition(".")[0])]
+        """The dimension, from the last, in which tensor-parallel ranks split the parameter called so; None if each
+        holds all of it."""
+        return None if self.ranks.tp == 1 else slicing.cut(name, self.config).dim
 
     def writes(self, name: str, number: int) -> bool:
         """Whether this rank writes its part of a tensor, the ``number``-th: those who hold the same take turns."""
@@ -131,7 +134,7 @@ class Layout:
         cut, shape = self.cut(name), list(like.shape)
         if cut is not None:
             shape[cut] *= self.ranks.tp
-        placements = [Replicate() if cut is None else Shard(cut), Replicate(), Shard(0)]
+        placements = [Replicate() if cut is None else Shard(len(shape) + cut), Replicate(), Shard(0)]
         stride = tuple(math.prod(shape[n + 1 :]) for n in range(len(shape)))
         return DTensor.from_local(value, self.everyone, placements, shape=torch.Size(shape), stride=stride)
 

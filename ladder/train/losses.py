@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.fsdp import FSDPModule
 
-from ladder.model.modeling import LadderForCausalLM
-from ladder.model.rewire import layers_of
+from ladder.model.forms import layers_of
 from ladder.train.batches import IGNORE
 
 # Of a piece, at most: half a gigabyte in fp32, which a GPU needs to be busy. There are several arrays of that size.
@@ -83,13 +82,20 @@ def measure(
 
 
 def scored(model, score: Callable, **given):
-    """What ``score(hidden, head)`` gives of the final normed hidden states, of a model of any family."""
-    if isinstance(model, LadderForCausalLM):
-        return model(**given, score=score)
+    """What ``score(hidden, head)`` gives of the final normed hidden states [B, S, D] (streams that end apart: [B, S,
+    T x D]), of a model of any family. It runs in the model's forward, where sharded weights are whole."""
     layers = layers_of(model)
     name, decoder = next(child for child in model.named_children() if any(m is layers for m in child[1].modules()))
-    output = decoder(**given)
-    return score(output.last_hidden_state, FamilyHead(model, name, output))
+
+    def forward(**given):
+        output = decoder(**given)
+        return score(output.last_hidden_state.flatten(2), FamilyHead(model, name, output))
+
+    model.forward = forward
+    try:
+        return model(**given)
+    finally:
+        del model.forward
 
 
 class FamilyHead:
@@ -104,7 +110,7 @@ class FamilyHead:
         inside, name = self.model._modules, self.name
         decoder, inside[name] = inside[name], _Given(replace(self.output, last_hidden_state=hidden))
         try:
-            return self.model(inputs_embeds=hidden, use_cache=False).logits
+            return type(self.model).forward(self.model, inputs_embeds=hidden, use_cache=False).logits
         finally:
             inside[name] = decoder
 

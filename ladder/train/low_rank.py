@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ladder.errors import UserError
-from ladder.model.rewire import layers_of
+from ladder.model.forms import layers_of
 
 
 class LowRank(nn.Module):

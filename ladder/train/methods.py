@@ -100,14 +100,12 @@ class Objective:
         validation before the first. Returns what a validation should say of it."""
         if not self.phases:
             return {}
-        from ladder.model.rewire import set_table
-
         rows = self.phase(step).rows
         if not self.anneals:
-            set_table(model, rows)
+            model.rewiring.table = rows
             return {}
         late = self.late(step, steps, validation)
-        set_table(model, rows.annealed(late))
+        model.rewiring.table = rows.annealed(late)
         return {"late": late}
 
     def late(self, step: int, steps: int, validation: Sequence[dict]) -> float:

@@ -57,14 +57,12 @@ def main(args: argparse.Namespace) -> None:
     from ladder.model import LadderConfig, LadderForCausalLM
     from ladder.model.slicing import check_degree
     from ladder.parallel.group import join
-    from ladder.train import layout
     from ladder.train.run import carry_out
     from ladder.train.speed import settled
 
     options = settled(options, shape.parameters) if options.precision == "auto" else options
     config = shape.config(vocab_size=vocab, **special)
     check_degree(LadderConfig(**config), args.tp or 1, rows.ends_apart)
-    layout.check(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp), options.tp_ranks)
     with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:
         torch.manual_seed(options.seed)  # the same initial weights for every wiring of a size
         model = LadderForCausalLM(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp))

@@ -142,7 +142,7 @@ def test_the_choice_is_the_cheapest_of_all(place):
     for step in steps:
         losses = {}
         for layer in set(range(3)) - set(before):
-            model.model.set_wiring(str(Wiring("ladder", tuple(sorted({*before, layer})))))
+            rewire(model, str(Wiring("ladder", tuple(sorted({*before, layer})))))
             losses[layer] = literal(model, choice).mean()
         assert min(losses, key=losses.get) == step.added
         before = step.layers

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+import ladder
 from ladder import progress
 from ladder.cli import main
 from ladder.files import sha256, write_json
@@ -90,7 +91,7 @@ def test_a_configuration_from_before_transformers_5(llama, tmp_path):
     stored = load_file(file)
     save_file(stored | old | {"lm_head.weight": stored["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
     model, _ = load(rewire(source, tmp_path / "out", "parallel-2norm"))
-    model.model.set_wiring("standard")
+    ladder.rewire(model, "standard")
     expected = LlamaForCausalLM.from_pretrained(source).eval()(IDS).logits
     assert (model(IDS).logits - expected).abs().max() < 1e-5
 

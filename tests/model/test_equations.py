@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.rewire import rewire, set_virtual_ranks
 from ladder.model.sizes import size
 from ladder.wiring import Wiring, table
 
@@ -27,7 +28,7 @@ def make(wiring, tp):
         if "norm" in name:  # norms that differ, or the choice of norm could not be seen
             torch.nn.init.uniform_(parameter, 0.5, 1.5, generator=torch.Generator().manual_seed(n))
     if not Wiring.parse(wiring).tied:
-        model.model.set_virtual_ranks(tp)
+        set_virtual_ranks(model, tp)
     return model
 
 
@@ -247,7 +248,7 @@ def test_first_attention_with_zero_gain_is_its_limit(wiring, limit):
     model = make(wiring, 1)
     torch.nn.init.zeros_(model.model.first_attention_norm.weight)
     found = model(IDS).logits
-    model.model.set_wiring(limit)
+    rewire(model, limit)
     assert torch.allclose(found, model(IDS).logits, atol=1e-5)
 
 
@@ -255,7 +256,7 @@ def test_first_attention_with_zero_gain_is_its_limit(wiring, limit):
 def test_delayed_by_nothing_is_standard():
     model = make("dtp-0", 2)
     found = model(IDS).logits
-    model.model.set_wiring("standard")
+    rewire(model, "standard")
     assert torch.allclose(found, model(IDS).logits, atol=1e-5)
     assert all(row.lag == 0 for row in table("dtp-0", L, 2))
 

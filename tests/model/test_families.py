@@ -16,7 +16,7 @@ from ladder.cli import main
 from ladder.errors import UserError
 from ladder.files import sha256
 from ladder.model import families
-from ladder.model.checkpoint import load, slices
+from ladder.model.checkpoint import load
 from ladder.model.rewire import rewire
 from ladder.model.tiny import tiny
 from ladder.reading import read_json
@@ -119,14 +119,18 @@ save_file(found, OUT)
 """
 HOW = {"do_sample": False, "max_new_tokens": 8, "pad_token_id": 0, "eos_token_id": None}
 EXPORTED = ["gemma2", "qwen3_moe"]
+MORE = {"fal": ["fal"], "spd": ["spd", "--tp", "2"]}
 
 
 @pytest.fixture(scope="session")
-def elsewhere(converted, tmp_path_factory):
+def elsewhere(family, converted, tmp_path_factory):
     """What a process without this package computes from exported directories; ``<family> logits``, ..."""
     folder = tmp_path_factory.mktemp("elsewhere")
     for name in EXPORTED:
         assert main(["export", str(converted(name)), str(folder / "exported" / name)]) == 0
+    for name, more in MORE.items():
+        assert main(["convert", str(family("qwen3")), str(folder / name), "--wiring", *more]) == 0
+        assert main(["export", str(folder / name), str(folder / "exported" / name)]) == 0
     code = ELSEWHERE.replace("IDS", repr(IDS.tolist())).replace("FOLDER", repr(str(folder / "exported")))
     code = code.replace("AGAIN", repr(str(folder / "again"))).replace("HOW", f"**{HOW!r}")
     code = code.replace("OUT", repr(str(folder / "found.safetensors")))
@@ -142,6 +146,15 @@ def test_an_export_is_the_same_model_without_the_package(name, converted, elsewh
     model, _ = load(converted(name))
     assert torch.equal(elsewhere[f"{name} logits"], model(IDS).logits)
     assert torch.equal(elsewhere[f"{name} again"], model(IDS).logits)
+    assert torch.equal(elsewhere[f"{name} tokens"], model.generate(IDS, **HOW))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MORE)
+def test_so_is_one_with_a_norm_of_its_own_or_shares(name, family, elsewhere):
+    wiring, _, tp = [*MORE[name], None, None][:3]
+    model = rewire(AutoModelForCausalLM.from_pretrained(family("qwen3")), wiring, tp and int(tp))
+    assert torch.equal(elsewhere[f"{name} logits"], model(IDS).logits)
     assert torch.equal(elsewhere[f"{name} tokens"], model.generate(IDS, **HOW))
 
 
@@ -181,10 +194,13 @@ def copied(family, tmp_path):
         ("qwen3", {}, "laddr", "laddr"),
         ("qwen3", {}, "ladder@3", "outside the model"),
         ("qwen3", {}, "ladder --tp 2", "drop --tp"),
-        ("qwen3", {}, "spd --tp 2", "not yet for qwen3"),
-        ("qwen3", {}, "partial@1", "not yet for qwen3"),
+        ("qwen3", {}, "partial@1", "say which"),
+        ("deepseek_v3", {}, "spd --tp 2", "leaves DeepseekV3Attention whole"),
+        ("phi3", {}, "partial --tp 2", "gathers what each rank computes"),
+        ("gemma2", {}, "partial --tp 2", "norm the sum"),
+        ("qwen2_moe", {}, "partial --tp 2", "no sums"),
         ("qwen3", {}, "upper_bound", "timing only"),
-        ("qwen3", {}, "fal", "not yet for qwen3"),
+        ("gpt2", {}, "fal", "first_attention_norm"),
         ("gemma2", {}, "parallel", "config.json: cannot be rewired"),
         ("opt", {}, "ladder", "OPTDecoderLayer"),
     ],
@@ -209,20 +225,21 @@ def test_a_family_whose_layers_do_more_is_found_out_before_the_copy(copied, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_no_shards_of_other_families(converted):
-    model, _ = load(converted("qwen3"))
-    with pytest.raises(UserError, match="Qwen3ForCausalLM"):
-        ladder.parallelize(model, Mesh())
-    with pytest.raises(UserError, match="not yet for qwen3"):
-        ladder.load(converted("qwen3"), mesh=Mesh())
-    with pytest.raises(UserError, match="not yet for qwen3"):
-        slices(converted("qwen3"))
-    with pytest.raises(UserError, match="rewired LlamaForCausalLM"):
-        ladder.parallelize(rewire(tiny("llama"), "ladder"), Mesh())
-
-
-class Mesh:
-    ndim = 1
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "wiring", "tp"), [("qwen3", "fal@2", None), ("qwen3_moe", "partial", 2)])
+def test_a_norm_of_its_own_and_shares_there_and_back(name, wiring, tp, family, tmp_path):
+    degree = ["--tp", str(tp)] if tp else []
+    line = ["convert", str(family(name)), str(tmp_path / "converted"), "--wiring", wiring, *degree]
+    assert main(line) == 0
+    model, _ = load(tmp_path / "converted")
+    expected = rewire(AutoModelForCausalLM.from_pretrained(family(name)), wiring, tp)
+    assert torch.equal(model(IDS).logits, expected(IDS).logits)
+    model.save_pretrained(tmp_path / "saved")
+    assert torch.equal(load(tmp_path / "saved")[0](IDS).logits, expected(IDS).logits)
+    assert main(["convert", str(tmp_path / "converted"), str(tmp_path / "standard"), "--wiring", "standard"]) == 0
+    assert not {"wiring", "tensor_parallel_size"} & read_json(tmp_path / "standard" / "config.json").keys()
+    original = AutoModelForCausalLM.from_pretrained(family(name))
+    assert torch.equal(load(tmp_path / "standard")[0](IDS).logits, original(IDS).logits)
 
 
 def test_a_damaged_copy_is_refused(converted, tmp_path):

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ladder  # noqa: F401 (registers the model)
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.rewire import rewire
 from ladder.model.sizes import size
 from ladder.residual import Row
 from ladder.wiring import PATTERNS, Pattern, Wiring
@@ -114,10 +115,10 @@ def test_a_config_refuses_a_wrong_wiring(wiring, tp, words):
 def test_rewiring_in_place_there_and_back(ids, wiring):
     model = make("standard")
     expected, names = model(ids).logits, list(model.state_dict())
-    model.model.set_wiring(wiring, 2 if Wiring.parse(wiring).tied else None)
+    rewire(model, wiring, 2 if Wiring.parse(wiring).tied else None)
     if not wiring.startswith("fal"):  # whose gain starts at 0 in a rewired model, at 1 in a new one
         assert torch.allclose(model(ids).logits, make(wiring)(ids).logits, atol=1e-6)
-    model.model.set_wiring("standard")
+    rewire(model, "standard")
     assert list(model.state_dict()) == names
     assert torch.equal(model(ids).logits, expected)
 
@@ -125,7 +126,7 @@ def test_rewiring_in_place_there_and_back(ids, wiring):
 @torch.no_grad()
 def test_a_rewired_first_attention_starts_without_a_signal(ids):
     model, limit = make("standard"), make("parallel-2norm@1-3")
-    model.model.set_wiring("fal")
+    rewire(model, "fal")
     assert torch.allclose(model(ids).logits, limit(ids).logits, atol=1e-6)
 
 

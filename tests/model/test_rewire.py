@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ladder.errors import UserError
-from ladder.model.rewire import FORMS, layers_of, restore, rewire
+from ladder.model.forms import FORMS, layers_of
+from ladder.model.rewire import restore, rewire
 from ladder.model.tiny import NAMES, taken, tiny, verdict
 
 IDS = torch.tensor([[5, 9, 2, 33, 7, 21, 40]])

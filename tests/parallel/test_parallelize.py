@@ -1,18 +1,14 @@
 """``ladder.parallelize`` over real gloo processes: logits, generation, gradients, order of collectives both ways."""
 
-import traceback
-from datetime import timedelta
-
 import pytest
 import torch
-import torch.distributed as dist
 from tokenizers import Tokenizer, models
-from torch.distributed.device_mesh import init_device_mesh
 from transformers import PreTrainedTokenizerFast
 
 import ladder
 from ladder.errors import UserError
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
+from ladder.model.rewire import set_virtual_ranks
 from ladder.model.sizes import size
 from ladder.model.slicing import part
 from ladder.residual import Row, Table
@@ -45,62 +41,6 @@ def logits_and_gradients(model):
     return out.logits.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
-class Ranks:
-    """``world`` processes, started once, that do what they are told together."""
-
-    def __init__(self, world, store):
-        context = torch.multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ladder.train.run"])  # imports torch and transformers once for all
-        self.told, self.done = [context.Queue() for _ in range(world)], context.Queue()
-        arguments = [(rank, world, store, queue, self.done) for rank, queue in enumerate(self.told)]
-        self.processes = [context.Process(target=main, args=a, daemon=True) for a in arguments]
-        for process in self.processes:
-            process.start()
-
-    def run(self, work, *args):
-        for queue in self.told:
-            queue.put((work, args))
-        errors = [error for error in (self.done.get(timeout=300) for _ in self.told) if error]
-        assert not errors, errors[0]
-
-    def stop(self):
-        for process in self.processes:
-            process.kill()
-
-
-def main(rank, world, store, told, done):
-    torch.set_num_threads(1)
-    limit = timedelta(minutes=4)  # a lost rank ends the test instead of hanging it
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=limit)
-    mesh = init_device_mesh("cpu", (world,))
-    while True:
-        work, args = told.get()
-        try:
-            work(mesh, *args)
-            done.put(None)
-        except BaseException:
-            done.put(traceback.format_exc())
-
-
-@pytest.fixture(scope="module")
-def groups(tmp_path_factory):
-    """{number of ranks: Ranks}"""
-    started = {world: Ranks(world, tmp_path_factory.mktemp("ranks") / "store") for world in (2, 4)}
-    yield started
-    for group in started.values():
-        group.stop()
-
-
-@pytest.fixture(params=[2, 4])
-def ranks(request, groups):
-    return groups[request.param]
-
-
-@pytest.fixture
-def two(groups):
-    return groups[2]
-
-
 def check_gradients(mesh, wirings, options, changes):
     for wiring in wirings:
         expected, whole = logits_and_gradients(make(wiring, mesh.size(), **changes))
@@ -119,7 +59,7 @@ def compare_gradients(model, mesh, gradients, whole, wiring, split=False):
         if full is None:  # the norm that `parallel` does not use
             assert gradients[name] is None, (wiring, name)
         elif model.get_parameter(name).requires_grad:
-            mine = full[part(name, tuple(full.shape), mesh.get_local_rank(), mesh.size(), model.config, split)]
+            mine = part(full, name, mesh.get_local_rank(), mesh.size(), model.config, split)
             scale = full.abs().max() + 1e-4
             assert (gradients[name] - mine).abs().max() / scale < 1e-4, (wiring, name)
 
@@ -142,11 +82,11 @@ def test_gradients_with_key_value_heads_replicated(two):
 def check_random_table(mesh):
     """A table that no wiring has: own shares, held outputs and lags mixed, one never landing at once."""
     model = make("standard", 2)
-    model.model.set_virtual_ranks(2)
-    model.model.rows = Table(RANDOM_TABLE)
+    set_virtual_ranks(model, 2)
+    model.rewiring.table = Table(RANDOM_TABLE)
     expected, whole = logits_and_gradients(model)
     model = ladder.parallelize(make("standard", 2), mesh)
-    model.model.rows = Table(RANDOM_TABLE)
+    model.rewiring.table = Table(RANDOM_TABLE)
     compare(model, mesh, expected, whole, "random")
 
 
@@ -173,7 +113,7 @@ def test_generation_over_ranks(two):
 def noted(model):
     """What happens in ``model`` from now on: modules computing (forward ``c0``, backward ``b0``), all-reduces launched
     and waited for (``L0``, ``W0``)."""
-    events, real, launched = [], model.model.all_reduce, 0
+    events, real, launched = [], model.rewiring.all_reduce, 0
 
     class Noted:
         def __init__(self, handle, index):
@@ -200,7 +140,7 @@ def noted(model):
     modules = [module for layer in model.model.layers for module in (layer.self_attn, layer.mlp)]
     for n, module in enumerate(modules):
         module.register_forward_hook(after(n))
-    model.model.all_reduce = all_reduce
+    model.rewiring.all_reduce = all_reduce
     return events
 
 
@@ -218,7 +158,7 @@ def check_order(mesh):
         events = noted(model)
         logits_and_gradients(model)
         table = [
-            f"{event.kind[0].replace('l', 'L').replace('w', 'W')}{event.index}" for event in model.model.rows.events
+            f"{event.kind[0].replace('l', 'L').replace('w', 'W')}{event.index}" for event in model.rewiring.table.events
         ]
         assert events[: len(table)] == table, wiring
         assert " ".join(events[len(table) :]) == expected, wiring
@@ -252,7 +192,7 @@ def check_compiled(mesh, wiring):
         events.clear()
         assert (compiled(IDS, use_cache=False).logits - expected).abs().max() < 1e-5, wiring
     table = []
-    for event in model.model.rows.events:
+    for event in model.rewiring.table.events:
         table += ["linear"] * linears[event.index] if event.kind == "compute" else [f"{event.kind} {event.index}"]
     head = ["linear"] if events[-1] == "linear" else []
     assert events == table + head, wiring
@@ -264,7 +204,7 @@ def check_compiled(mesh, wiring):
 
 def watched(model):
     """All-reduces launched and waited for in ``model`` from now on, compiled or not."""
-    events, real = [], model.model.all_reduce
+    events, real = [], model.rewiring.all_reduce
     handles = []
 
     def launch(value):
@@ -275,7 +215,7 @@ def watched(model):
         handles.append(handle)
         return handle
 
-    model.model.all_reduce = torch.compiler.disable(launch)
+    model.rewiring.all_reduce = torch.compiler.disable(launch)
     return events
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from ladder import cli, files, reading, records
 from ladder.data.chat import encode, pack
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
+from ladder.model.rewire import rewire
 from ladder.train.batches import IGNORE, PackedChat, packed_text
 from ladder.train.losses import token_losses
 
@@ -68,7 +69,7 @@ def conversations() -> list[list[dict]]:
 @pytest.mark.parametrize("wiring", ["standard", "ladder", "parallel"])
 def test_packed_conversations_do_not_see_each_other(checkpoint, wiring):
     model, tokenizer = load(checkpoint)
-    model.model.set_wiring(wiring)
+    rewire(model, wiring)
     samples = [encode(messages, tokenizer) for messages in conversations()]
     (row,) = pack(samples, sum(len(ids) for ids, _ in samples) + 5)
     with torch.no_grad():
@@ -208,7 +209,7 @@ THINKS = "{% for m in messages %}{{ m.content if loop.last else m.content | uppe
 def convert(checkpoint, data, out):
     """A standard model converted to ladder, as a user has it."""
     model, _ = load(checkpoint)
-    model.model.set_wiring("standard")
+    rewire(model, "standard")
     save(model, data / "tokenizer", out / "standard", {"model": "toy", "wiring": "standard", "variant": "original"})
     assert cli.main(["convert", str(out / "standard"), str(out / "ladder"), "--wiring", "ladder"]) == 0
     return out / "ladder"

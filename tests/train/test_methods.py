@@ -10,6 +10,7 @@ from toy import Tracking, killed, losses, model, run
 from ladder import cli, reading, records
 from ladder.errors import UserError
 from ladder.model import LadderConfig, LadderForCausalLM, load, save
+from ladder.model.rewire import rewire
 from ladder.train.methods import METHODS, Objective, Recipe, in_order, split
 from ladder.wiring import table
 
@@ -63,8 +64,8 @@ def test_the_order_of_a_scan(tmp_path):
 
 def test_each_step_runs_under_the_wiring_of_its_phase(tmp_path):
     net, seen = model(), []
-    inner = net.model.run
-    net.model.run = lambda x, modules, rows, *rest: seen.append((net.training, rows)) or inner(x, modules, rows, *rest)
+    inner = net.rewiring.begin
+    net.rewiring.begin = lambda x, rows, *rest: seen.append((net.training, rows)) or inner(x, rows, *rest)
     state, _ = run(tmp_path, net=net, objective=progressive())
     half, all_ = table("ladder@1", 2), table("ladder", 2)
     assert [rows for training, rows in seen if training] == [half] * 3 + [all_] * 3
@@ -72,7 +73,7 @@ def test_each_step_runs_under_the_wiring_of_its_phase(tmp_path):
     assert evaluated[0] == half
     assert evaluated[-1] == all_
     other = model()
-    other.model.set_wiring("ladder@1")
+    rewire(other, "ladder@1")
     assert losses(run(tmp_path / "other", net=other, steps=6)[0])[:3] == losses(state)[:3]
 
 

@@ -9,7 +9,9 @@ from fleet import together
 from toy import Tracking, killed, losses, model, run
 
 from ladder.errors import UserError
-from ladder.model import LadderConfig
+from ladder.model import LadderConfig, LadderForCausalLM
+from ladder.model.rewire import rewire
+from ladder.model.tiny import tiny
 from ladder.train import layout
 
 pytestmark = pytest.mark.ranks
@@ -26,6 +28,8 @@ TWO = {
     "tensor bf16": {"tp_ranks": 2, "precision": "bf16"},
     "shards to tensor": {"tp_ranks": 2, "kill": {"shard": 2}},
     "tied": {"tp_ranks": 2, "wiring": "spd"},
+    "experts shard": {"shard": 2, "wiring": "qwen3_moe ladder@1-2"},
+    "norms after tensor": {"tp_ranks": 2, "wiring": "gemma2 ladder"},
     "killed": {"shard": 2, "micro_batch": 1, "kill": {"shard": 2, "micro_batch": 1}},
 }
 FOUR = {
@@ -53,7 +57,8 @@ WORDS = {
 
 
 def made(wiring: str = "ladder"):
-    return model(wiring=wiring, tp=2 if wiring == "spd" else None)
+    family, _, of_family = wiring.partition(" ")
+    return rewire(tiny(family), of_family) if of_family else model(wiring=wiring, tp=2 if wiring == "spd" else None)
 
 
 def work(these, folder, cases) -> dict:
@@ -159,13 +164,13 @@ def test_bf16_is_near_fp32(one_rank):
     [
         ("spd", 4, {}, "belongs to tensor-parallel degree 4"),
         ("dtp-1", 2, {}, "--tp-ranks 2: the ranks' streams end apart under wiring 'dtp-1'"),
-        ("ladder", None, {"mlp_bias": True}, r"one rank alone would train the biases of this model \(mlp_bias\)"),
+        ("ladder", None, {"mlp_bias": True}, "down_proj.bias would be trained by each rank on its own"),
         ("ladder", None, {"num_key_value_heads": 1}, "tensor-parallel degree 2 does not divide .*num_key_value_heads"),
     ],
 )
 def test_what_tensor_parallel_ranks_cannot_train(wiring, tp, changes, words):
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
-    config = LadderConfig(vocab_size=64, wiring=wiring, tensor_parallel_size=tp, **shape | changes)
+    model = LadderForCausalLM(LadderConfig(vocab_size=64, wiring=wiring, tensor_parallel_size=tp, **shape | changes))
     with pytest.raises(UserError, match=words):
-        layout.check(config, 2)
-    layout.check(config, 1)
+        layout.check(model, 2)
+    layout.check(model, 1)
