@@ -53,7 +53,9 @@ def on_post_build(config) -> None:
 
 def _settings(page: Path) -> list[dict]:
     tables = json.loads(re.search(r">(\{.*\})<", page.read_text(encoding="utf-8"))[1])
-    rows = [("model", name, f"{row['layers']} layers of width {row['hidden']}") for name, row in tables["sizes"].items()]
+    rows = [
+        ("model", name, f"{row['layers']} layers of width {row['hidden']}") for name, row in tables["sizes"].items()
+    ]
     rows += [("hardware", name, row["words"]) for name, row in tables["devices"].items()]
     rows += [("link", name, row["words"]) for name, row in tables["links"].items()]
     return [

@@ -15,8 +15,8 @@ from ladder import cost
 from ladder.devices import DEVICES
 from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
-from ladder.model.shapes import EXPERTS, FAMILIES, MOST, UNCOUNTED
-from ladder.model.sizes import SIZES
+from ladder.model.shapes import EXPERTS, FAMILIES, MOST, UNCOUNTED, published
+from ladder.model.sizes import SIZES, Size
 from ladder.outputs import OutputFile
 from ladder.reading import read_csv, read_json
 from ladder.report.markup import script
@@ -25,7 +25,7 @@ from ladder.simulate.calibration import ASSUMED, DEFAULT, Calibration, load
 from ladder.simulate.implementation import IMPLEMENTATIONS
 from ladder.simulate.model import STEP
 from ladder.simulate.published import rows as rows_of
-from ladder.simulate.seconds import LARGE, SMALL
+from ladder.simulate.seconds import LARGE, ROUTING, SMALL
 
 # In the page's order; the hybrid's last layers are ladder.
 WIRINGS = ("standard", "parallel", "spd", "desync-2x", "fal", "ladder@", "desync-4x", "ladder", "partial", "ladder-2")
@@ -34,14 +34,12 @@ WIRINGS += ("upper_bound",)
 ONE_SHOT = dict.fromkeys(("nvlink", "h100-nvlink", "h200-nvlink", "nvlink-one-shot"), "nvlink-one-shot")
 PAIR = ("standard", "ladder")
 VOCAB = 32000  # smaller vocabularies are those of the shapes that a CPU trains
-SHAPE = ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab", "tied", "parameters")
+FREE = ("positions", "rope_theta", "rope_factor", "eps", "family", "origin")  # of a size, without a cost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", type=Path, default=DEFAULT, metavar="JSON", help="of `ladder calibrate`")
-    parser.add_argument(
-        "--published", type=Path, default=Path("reports/published"), help="directory of published CSVs"
-    )
+    parser.add_argument("--published", type=Path, default=Path("reports/published"), help="directory of published CSVs")
     parser.add_argument("--measured", type=Path, default=Path("reports/measured"), help="directory of kept records")
     parser.add_argument(
         "--out", action=OutputFile, required=True, metavar="FILE", help=".json, or .html for a page's element"
@@ -64,11 +62,11 @@ def main(args: argparse.Namespace) -> None:
 
 def tables(calibration: Calibration) -> dict:
     """Plain values in the units of the tables: bytes, bytes/s, FLOP/s, microseconds where a name says so."""
-    sizes = {name: row for name, row in SIZES.items() if row.vocab >= VOCAB}
+    sizes = {name: row for name, row in (SIZES | published()).items() if row.vocab >= VOCAB}
     devices = [*DEVICES.values(), *([calibration.device] if calibration.device else [])]
     links = [{key: value for key, value in row.items() if key != "source"} for row in rows()]
     return {
-        "sizes": {name: {key: getattr(row, key) for key in SHAPE} for name, row in sizes.items()},
+        "sizes": {name: shape(row) for name, row in sizes.items()},
         "devices": {row.name: asdict(row) for row in devices},
         "links": {row["name"]: row for row in links},
         "aliases": ALIASES,
@@ -88,6 +86,7 @@ def tables(calibration: Calibration) -> dict:
             "gib": cost.GIB,
             "small": SMALL,
             "large": LARGE,
+            "routing": ROUTING,
             "reserved": cost.RESERVED,
             "context": cost.CONTEXT,
             "step": STEP,
@@ -98,6 +97,12 @@ def tables(calibration: Calibration) -> dict:
         "looks": looks(),
         "communication": COMMUNICATION,
     }
+
+
+def shape(row: Size) -> dict:
+    """All of a size that costs something."""
+    of = {key: value for key, value in asdict(row).items() if key not in FREE}
+    return of | {"head": row.head, "parameters": row.parameters}
 
 
 def table1(points: list[dict], measured: Path) -> list[dict]:

@@ -36,7 +36,8 @@ function shapes({ families, most, experts: counts, uncounted }) {
     } catch (error) {
       throw Error(`this is not JSON: ${error.message}`);
     }
-    return Object.fromEntries(KEYS.filter((key) => key in content).map((key) => [key, content[key]]));
+    const read = ([key, value]) => value !== null && (KEYS.includes(key) || key.includes("expert"));
+    return Object.fromEntries(Object.entries(content).filter(read));
   }
 
   // A row of the table of sizes.
@@ -88,6 +89,8 @@ function shapes({ families, most, experts: counts, uncounted }) {
   function routing(content, layers, intermediate, number) {
     const none = { experts: 0, active: 0, expert_intermediate: 0, shared_intermediate: 0, router: 0, routed: [] };
     const key = counts.find((name) => content[name]);
+    const other = Object.keys(content).find((name) => name.includes("expert") && content[name]);
+    if (!key && other) throw Error(`${other} = ${content[other]} without ${counts[0]} cannot be counted`);
     if (!key) return none;
     const experts = number(key);
     const width = number("moe_intermediate_size", intermediate);

@@ -9,7 +9,8 @@ function whatifForm(tables, simulation, html, changed) {
 
   // ---- what may be chosen
 
-  const linksOf = (hardware) => devices[hardware].links.filter((name) => findLink(name));
+  // A GPU that brought its own calibration does not say which it can have.
+  const linksOf = ({ links: said } = {}) => (said?.length ? said : [...calibrated, ...Object.keys(links)]).filter((name) => findLink(name));
   const modelOf = () => (state.model === OWN ? sizes[OWN] : sizes[state.model]);
 
   // Numbers of GPUs that hold equal parts of a model: what `ladder simulate` takes.
@@ -49,7 +50,7 @@ function whatifForm(tables, simulation, html, changed) {
     { key: "model", name: "Model", value: "llama-3-70b", options: () => [...Object.keys(sizes).filter((k) => k !== OWN), OWN], words: modelWords },
     { key: "config", name: "config.json, or key numbers", value: "", shown: () => state.model === OWN, text: true },
     { key: "hardware", name: "GPU", value: calibration.hardware, options: () => Object.keys(devices), words: (name) => devices[name].words },
-    { key: "link", name: "Link", value: "", options: () => [...linksOf(state.hardware), TYPED], words: linkWords },
+    { key: "link", name: "Link", value: "", options: () => [...linksOf(devices[state.hardware]), TYPED], words: linkWords },
     { key: "latency_us", name: "Latency, µs", value: "20", least: 0, most: 1e6, shown: () => state.link === TYPED },
     { key: "bandwidth", name: "Bandwidth, GB/s", value: "400", least: 0.001, most: 1e6, shown: () => state.link === TYPED },
     { key: "tp", name: "GPUs (TP)", value: "8", ...counted, most: 1024, offers: () => (modelOf() ? possible(modelOf()) : []) },
@@ -113,7 +114,7 @@ function whatifForm(tables, simulation, html, changed) {
 
   function reset() {
     for (const { key, value } of fields) state[key] = value;
-    [state.link] = linksOf(state.hardware);
+    [state.link] = linksOf(devices[state.hardware]);
   }
 
   // Take the state from the address, whole or not at all; returns what is wrong with it.
@@ -123,7 +124,7 @@ function whatifForm(tables, simulation, html, changed) {
     const given = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
     for (const key of Object.keys(given)) if (!byKey[key]) wrong.push(`${key} is no setting of this page`);
     if (!Object.hasOwn(devices, given.hardware ?? state.hardware)) wrong.push(`GPU = ${given.hardware} is not known`);
-    else given.link ??= linksOf(given.hardware ?? state.hardware)[0];
+    else given.link ??= linksOf(devices[given.hardware ?? state.hardware])[0];
     const typed = /^(.+)us[+ ](.+)GB\/s$/.exec(given.link ?? ""); // a + by hand is read as a space
     if (typed) Object.assign(given, { link: TYPED, latency_us: typed[1], bandwidth: typed[2] });
     else if (Object.hasOwn(aliases, given.link ?? "")) given.link = aliases[given.link];
