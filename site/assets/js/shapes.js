@@ -25,6 +25,7 @@ function shapes({ families, most, experts: counts, uncounted }) {
     if (!text.trim()) throw Error("paste a config.json, or write key numbers");
     if (!text.trim().startsWith("{")) {
       const pairs = [...text.matchAll(/([a-z_]+)\s*[:= ]\s*([^\s,;]+)/gi)].map(([, key, value]) => [key.toLowerCase(), value]);
+      if (!pairs.length) throw Error("this is neither JSON nor key numbers");
       const unknown = pairs.find(([key]) => !(key in SHORT) && !KEYS.includes(key));
       if (unknown) throw Error(`${unknown[0]} is not a key number; ${Object.keys(SHORT).join(", ")}, head_dim are`);
       const typed = (value) => ({ true: true, false: false })[value] ?? (Number.isNaN(Number(value)) ? value : Number(value));

@@ -51,11 +51,11 @@ function whatifForm(tables, simulation, html, changed) {
     { key: "config", name: "config.json, or key numbers", value: "", shown: () => state.model === OWN, text: true },
     { key: "hardware", name: "GPU", value: calibration.hardware, options: () => Object.keys(devices), words: (name) => devices[name].words },
     { key: "link", name: "Link", value: "", options: () => [...linksOf(devices[state.hardware]), TYPED], words: linkWords },
-    { key: "latency_us", name: "Latency, µs", value: "20", least: 0, most: 1e6, shown: () => state.link === TYPED },
-    { key: "bandwidth", name: "Bandwidth, GB/s", value: "400", least: 0.001, most: 1e6, shown: () => state.link === TYPED },
-    { key: "tp", name: "GPUs (TP)", value: "8", ...counted, most: 1024, offers: () => (modelOf() ? possible(modelOf()) : []) },
+    { key: "latency_us", name: "Latency", unit: "µs", value: "20", least: 0, most: 1e6, shown: () => state.link === TYPED },
+    { key: "bandwidth", name: "Bandwidth", unit: "GB/s", value: "400", least: 0.001, most: 1e6, shown: () => state.link === TYPED },
+    { key: "tp", name: "GPUs", unit: "TP", value: "8", ...counted, most: 1024, offers: () => (modelOf() ? possible(modelOf()) : []) },
     { key: "batch", name: "Batch", value: "1", ...counted, offers: () => [1, 2, 4, 8, 16, 32, 64, 128, 256] },
-    { key: "loss", name: "Loss you accept, points", value: "0.5", least: -100, most: 100, words: lossWords, more: true },
+    { key: "loss", name: "Loss you accept", unit: "points", value: "0.5", least: -100, most: 100, words: lossWords, more: true },
     { key: "prompt", name: "Prompt tokens", value: "1024", ...counted, more: true },
     { key: "new_tokens", name: "New tokens", value: "512", ...counted, least: 2, more: true },
     {
@@ -81,7 +81,7 @@ function whatifForm(tables, simulation, html, changed) {
         return "";
       } catch (error) {
         delete sizes[OWN];
-        return `${error.message}.`.replace("..", ".");
+        return error.message;
       }
     }
     if (field.options) {
@@ -162,7 +162,7 @@ function whatifForm(tables, simulation, html, changed) {
     const words = html("span", { id: `${id}-words`, class: "words" });
     const error = html("span", { id: `${id}-error`, class: "error" });
     input.addEventListener("input", () => change(field, input.value));
-    const box = html("div", { class: field.text ? "field wide" : "field" }, html("label", { for: id }, field.name), input, offers, words, error);
+    const box = html("div", { class: field.text ? "field wide" : "field" }, html("label", { for: id }, field.unit ? `${field.name}, ${field.unit}` : field.name), input, offers, words, error);
     controls.set(field.key, { field, input, box, words, error, offers });
     return box;
   }

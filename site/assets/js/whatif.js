@@ -112,6 +112,7 @@ document$.subscribe(() => {
       unseen(at.hardware, `it is taken to be as efficient as ${calibration.hardware}`, "device_scale");
     }
     if (link.assumed) unseen(link.name, "its all-reduce is that of the table of links", "link_scale");
+    if (sizes[at.model].experts) said.push("No run of a model with experts was used.");
     if (known.length && at.tp > Math.max(...known)) {
       said.push(`The latency of ${link.name} is known for TP ${known.join(", ")} only; that of TP ${at.tp} is extrapolated.`);
     }
@@ -225,7 +226,7 @@ document$.subscribe(() => {
   function render(at, wrong) {
     details.replaceChildren();
     terminal.hidden = !at;
-    if (!at) return headline("No prediction.", ...wrong.map((words) => p(words)));
+    if (!at) return headline("No prediction.", ...wrong.map((words) => p(`${words}.`)));
     const model = at.model === "own" ? "config.json" : at.model;
     const options = Object.entries({ ...at, model }).map(([key, value]) => `--${key.replace("_", "-")} ${value}`);
     command.textContent = `ladder simulate ${options.join(" ")}`;
