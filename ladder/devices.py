@@ -17,7 +17,8 @@ class Device:
 
     memory_bytes: what a process can use: the total that CUDA or HIP reports (``torch.cuda.mem_get_info``), which is
     less than is sold. bandwidth: bytes/s of its memory. flops: peak of dense bf16 or fp16 matrix products summed in
-    fp32. source: where they are from. power_w: watts of the whole board at most.
+    fp32. source: where they are from. power_w: watts of the whole board at most. links: those that it can have, the
+    usual one first, of ladder/links.py and of the calibration; empty where nobody has said.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Device:
     flops: float
     source: str
     power_w: float | None = None
+    links: tuple[str, ...] = ()
 
     def __post_init__(self):
         numbers = [self.memory_bytes, self.bandwidth, self.flops, *([] if self.power_w is None else [self.power_w])]
@@ -57,6 +59,22 @@ APPLE = (
 )
 APPLE += "quarters that macOS gives to the GPU; power: the whole machine's"
 
+ETHERNET = ("ethernet-100g", "ethernet-10g")
+INFINIBAND = ("ib-ndr-2node", "ib-ndr", *ETHERNET)
+HOPPER = ("nvlink-one-shot", "pcie5-host-staged", *INFINIBAND)
+PCIE5, PCIE4 = ("pcie5-host-staged", "ethernet-10g"), ("pcie4-host-staged", "ethernet-10g")
+LINKS = {
+    "h100": ("nvlink", "h100-nvlink", "nvlink-p2p-off", "ib-ndr-2node-p2p-off", *HOPPER),
+    "h100-pcie": PCIE5,
+    "h200": ("h200-nvlink", "nvlink", *HOPPER),
+    "b200": ("nvl72", *INFINIBAND),
+    "gb200": ("nvl72",),
+    "a100-80g": ("a100-nvlink", "pcie4-host-staged", *ETHERNET),
+    "a100-40g": ("a100-nvlink", "pcie4-host-staged", *ETHERNET),
+    "mi300x": ("mi300x-xgmi", "roce-400g"),
+    **dict.fromkeys(("l40s", "l4", "rtx-4090"), PCIE4),
+}
+
 # name, words, memory_bytes, bandwidth, flops, source, power_w
 _ROWS = (
     ("h100", "NVIDIA H100 SXM5, 80 GB HBM3", 81089 * MIB, 3.35e12, 989.4e12, H100 + SPARSE, 700),
@@ -78,7 +96,7 @@ _ROWS = (
     ("m3-ultra", "Apple M3 Ultra, 80 GPU cores, 512 GB, shared", 0.75 * 2**39, 819e9, 28.7e12, APPLE, 480),
     ("m4-pro", "Apple M4 Pro, 20 GPU cores, 64 GB, shared", 0.75 * 2**36, 273e9, 8.2e12, APPLE, 140),
 )
-DEVICES = {row[0]: Device(*row) for row in _ROWS}
+DEVICES = {row[0]: Device(*row, LINKS[row[0]]) for row in _ROWS}
 
 # What torch.cuda.get_device_name() says -> row. A board with another peak or memory has another name.
 REPORTED = {
@@ -130,7 +148,7 @@ def of_content(content: dict, path: str) -> Device:
         for key in ("memory_bytes", "bandwidth", "flops"):
             take(fields, key, float, "fields")
         take(fields, "power_w", float, "fields", default=None)
-        return Device(**fields)
+        return Device(**fields | {"links": tuple(take(fields, "links", list, "fields", default=()))})
     except (TypeError, ValueError) as error:
         raise UserError(
             f'{path}: not a device ({error}); write {{"device": {{...}}}} with name, words, memory_bytes, bandwidth '

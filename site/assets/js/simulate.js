@@ -7,15 +7,23 @@ function simulator(tables) {
 
   // ---- schedule.py
 
-  const unpacked = new Map();
+  // What each wiring does in a model of n layers: c a module computes, l an all-reduce is launched, w the oldest one is
+  // waited for. ladder@k-m has all layers from k on.
+  const ORDERS = {
+    standard: (n) => "clw".repeat(2 * n),
+    parallel: (n) => "cclw".repeat(n),
+    fal: (n) => `clw${"clwc".repeat(n - 1)}clw`,
+    "desync-4x": (n) => `${"cccclw".repeat(n >> 1)}${n % 2 ? "cclw" : ""}`,
+    ladder: (n) => `cl${"clw".repeat(2 * n - 1)}w`,
+    "ladder@": (n, k) => `${"clw".repeat(2 * k - 1)}cl${"clw".repeat(2 * (n - k))}w`,
+    "ladder-2": (n) => `${"cl".repeat(3)}${"wcl".repeat(2 * n - 3)}www`,
+    upper_bound: (n) => "c".repeat(2 * n),
+  };
+  Object.assign(ORDERS, { spd: ORDERS.parallel, "desync-2x": ORDERS.parallel, partial: ORDERS.ladder });
 
-  // "(cl)3w" -> "clclclw": c a module computes, l an all-reduce is launched, w the oldest one is waited for.
   function order(wiring, layers) {
-    const text = tables.orders[layers][wiring];
-    if (!unpacked.has(text)) {
-      unpacked.set(text, text.replace(/\((\w+)\)(\d+)/g, (_, part, times) => part.repeat(Number(times))));
-    }
-    return unpacked.get(text);
+    const [name, first] = wiring.split("@");
+    return first ? ORDERS[`${name}@`](layers, parseInt(first, 10)) : ORDERS[name](layers);
   }
 
   // Seconds of one pass; `spans` gets the timeline.
@@ -320,5 +328,5 @@ function simulator(tables) {
     return { latency_us: costs[0][0] * 1e6, bus_bandwidth: factor / costs[costs.length - 1][1] };
   }
 
-  return { predict, layer, findLink, linkNumbers, calibrated, degrees };
+  return { predict, layer, order, findLink, linkNumbers, calibrated, degrees };
 }
