@@ -1,0 +1,70 @@
+"""Tiny models under every wiring, and what transformers computes of them."""
+
+import os
+
+import pytest
+
+os.environ |= {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in the test's process; ranks beside it are its children
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+
+import torch
+from tests.vllm.served import PROMPTS, Answer
+
+from ladder.model.checkpoint import load, save
+from ladder.model.modeling import LadderConfig, LadderForCausalLM
+
+SHAPE = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 192}
+SHAPE |= {"num_hidden_layers": 4, "vocab_size": 128, "max_position_embeddings": 256, "dtype": "float32"}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """``model(wiring, tp=None)``: the directory of a tiny Llama under that wiring, the weights always the same."""
+    made = {}
+
+    def make(wiring: str, tp: int | None = None):
+        if (wiring, tp) not in made:
+            torch.manual_seed(0)
+            tiny = LadderForCausalLM(LadderConfig(**SHAPE, wiring=wiring, tensor_parallel_size=tp)).eval()
+            for name, parameter in tiny.named_parameters():
+                torch.nn.init.uniform_(parameter, 0.5, 1.0) if "norm" in name else torch.nn.init.normal_(parameter, 0, 0.1)
+            folder = made[wiring, tp] = tmp_path_factory.mktemp("models") / f"{wiring}-{tp}"
+            info = {"model": "tiny", "wiring": wiring, "tp": tp, "variant": "adapted", "seed": 0}
+            save(tiny, tokenizer(tmp_path_factory), folder, info)
+        return made[wiring, tp]
+
+    return make
+
+
+def tokenizer(tmp_path_factory):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(128)}, unk_token="w0"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=core, chat_template="{{ messages }}").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected():
+    """``expected(folder)``: transformers' greedy answers to the prompts, by this package's own model."""
+
+    @torch.no_grad()
+    def answers(folder, prompts=PROMPTS, new: int = 16) -> list[Answer]:
+        reference, _ = load(folder, dtype="float32")
+        how = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new, "pad_token_id": 0, "eos_token_id": None}
+        results = []
+        for prompt in prompts:
+            ids = reference.generate(torch.tensor([prompt]), **how)
+            scores = reference(ids).logits[0, :-1].log_softmax(-1)
+            logprobs = scores.gather(1, ids[0, 1:, None]).flatten()
+            results.append(Answer(ids[0, len(prompt) :].tolist(), logprobs.tolist()))
+        return results
+
+    return answers
