@@ -7,7 +7,9 @@ import pytest
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in the test's process; ranks beside it are its children
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "0|1",
     "VLLM_NO_USAGE_STATS": "1",
+    "OMP_NUM_THREADS": "1",  # threads would not survive a fork
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 
@@ -68,3 +70,40 @@ def expected():
         return results
 
     return answers
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch):
+    """Ranks are forked from this process, which has imported everything; vLLM for the CPU would start them anew."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    checked = CpuPlatform.check_and_update_config
+
+    def then_fork(config):
+        checked(config)
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+
+    monkeypatch.setattr(CpuPlatform, "check_and_update_config", staticmethod(then_fork))
+
+
+@pytest.fixture
+def pieces(forked, monkeypatch, tmp_path):
+    """Compile as vLLM does on a GPU, in pieces, where it would compile the whole graph for the CPU; the cache's folder,
+    in which vLLM writes down the graph that it runs."""
+    from vllm.compilation.passes.utility.fix_functionalization import FixFunctionalizationPass
+    from vllm.config import CompilationMode
+    from vllm.platforms.cpu import CpuPlatform
+
+    checked = CpuPlatform.check_and_update_config
+
+    def in_pieces(config):
+        compilation = config.compilation_config
+        mode, backend = compilation.mode, compilation.backend
+        checked(config)
+        compilation.mode, compilation.backend = mode, backend
+        assert mode == CompilationMode.VLLM_COMPILE
+
+    monkeypatch.setattr(CpuPlatform, "check_and_update_config", staticmethod(in_pieces))
+    monkeypatch.setattr(FixFunctionalizationPass, "__call__", lambda self, graph: None)  # it names operators of CUDA
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
+    return tmp_path / "cache"
