@@ -14,13 +14,14 @@ def register() -> None:
     """Tell transformers and vLLM of every converted model: configuration, model, and the check of vLLM's settings."""
     from transformers import AutoConfig
     from vllm.model_executor.models import ModelRegistry
-    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 
     from ladder.vllm.configs import CONFIGS
-    from ladder.vllm.settings import Settings
+    from ladder.vllm.settings import verify_and_update
 
+    hook = type("Settings", (VerifyAndUpdateConfig,), {"verify_and_update_config": staticmethod(verify_and_update)})
     for config in CONFIGS:
         AutoConfig.register(config.model_type, config, exist_ok=True)
     for name in ARCHITECTURES:
         ModelRegistry.register_model(name, f"ladder.vllm.model:{name}")
-        MODELS_CONFIG_MAP[name] = Settings
+        MODELS_CONFIG_MAP[name] = hook

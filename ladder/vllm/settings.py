@@ -3,34 +3,30 @@
 Refused is what was not tested, and what would compute another function.
 """
 
-from vllm.config import CompilationConfig, VllmConfig
-from vllm.model_executor.models.config import VerifyAndUpdateConfig
-from vllm.platforms import current_platform
+from typing import TYPE_CHECKING
 
 from ladder.errors import UserError
 from ladder.residual import Table
 from ladder.vllm.communicator import OPERATORS, overlapped
 from ladder.wiring import Wiring
 
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
 # vLLM's own list, which ours replaces (CompilationConfig.set_splitting_ops_for_v1).
 CACHE_UPDATES = ("vllm::unified_kv_cache_update", "vllm::unified_mla_kv_cache_update")
 PADDING = 64  # vLLM pads the vocabulary to a multiple of it, and then splits it
 
 
-class Settings(VerifyAndUpdateConfig):
-    """vLLM's hook for a model's demands of its configuration."""
-
-    @staticmethod
-    def verify_and_update_config(vllm_config: VllmConfig) -> None:
-        """Raises UserError for what a converted model cannot be served with."""
-        config = vllm_config.model_config.hf_config
-        wiring, table = wiring_of(config)
-        check_degree(vllm_config, wiring, table)
-        check_untested(vllm_config)
-        # Part of the key of vLLM's compile cache.
-        vllm_config.additional_config = {**vllm_config.additional_config, "ladder": f"{wiring} {wiring.tp}"}
-        if vllm_config.parallel_config.tensor_parallel_size > 1 and any(overlapped(table)):
-            split(vllm_config)
+def verify_and_update(vllm_config: "VllmConfig") -> None:
+    """vLLM's hook for a model's demands of its configuration. Raises UserError for what it cannot be served with."""
+    wiring, table = wiring_of(vllm_config.model_config.hf_config)
+    check_degree(vllm_config, wiring, table)
+    check_untested(vllm_config)
+    # Part of the key of vLLM's compile cache.
+    vllm_config.additional_config = {**vllm_config.additional_config, "ladder": f"{wiring} {wiring.tp}"}
+    if vllm_config.parallel_config.tensor_parallel_size > 1 and any(overlapped(table)):
+        split(vllm_config)
 
 
 def wiring_of(config) -> tuple[Wiring, Table]:
@@ -39,7 +35,7 @@ def wiring_of(config) -> tuple[Wiring, Table]:
     return wiring, wiring.of_model(config.num_hidden_layers).table(config.num_hidden_layers)
 
 
-def check_degree(vllm_config: VllmConfig, wiring: Wiring, table: Table) -> None:
+def check_degree(vllm_config: "VllmConfig", wiring: Wiring, table: Table) -> None:
     """Refuse a tensor-parallel degree at which the model is another function, or cannot be split."""
     config, size = vllm_config.model_config.hf_config, vllm_config.parallel_config.tensor_parallel_size
     if wiring.tied and size != wiring.tp:
@@ -60,7 +56,7 @@ def check_degree(vllm_config: VllmConfig, wiring: Wiring, table: Table) -> None:
         )
 
 
-def check_untested(vllm_config: VllmConfig) -> None:
+def check_untested(vllm_config: "VllmConfig") -> None:
     """Refuse what converted models have not been tested with."""
     parallel = vllm_config.parallel_config
     asked = {
@@ -82,8 +78,11 @@ def check_untested(vllm_config: VllmConfig) -> None:
         )
 
 
-def split(vllm_config: VllmConfig) -> None:
+def split(vllm_config: "VllmConfig") -> None:
     """Let launch and wait run between compiled pieces, in the order that the executor has put them in."""
+    from vllm.config import CompilationConfig
+    from vllm.platforms import current_platform
+
     compilation = vllm_config.compilation_config
     if compilation.use_inductor_graph_partition:
         raise UserError(

@@ -14,7 +14,7 @@ os.environ |= {
 }
 
 import torch
-from tests.vllm.served import PROMPTS, Answer
+from served import PROMPTS, Answer
 
 from ladder.model.checkpoint import load, save
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
@@ -72,7 +72,7 @@ def expected():
     return answers
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def forked(monkeypatch):
     """Ranks are forked from this process, which has imported everything; vLLM for the CPU would start them anew."""
     from vllm.platforms.cpu import CpuPlatform
