@@ -31,6 +31,7 @@ COMMANDS = {
     "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),
     "bench train": ("ladder.bench.train", "time training steps, tokens/s and MFU of each wiring"),
     "bench link": ("ladder.bench.link", "measure latency and bandwidth of the link at hand"),
+    "bench serve": ("ladder.bench.serve", "time wirings in vLLM: first token, latency per token, tokens/s"),
     "bench network": ("ladder.bench.network", "hold the emulated link against a real slow network"),
     "simulate": ("ladder.simulate.run", "predict prefill, decode and tokens/s on hardware that is not here"),
     "simulate rows": ("ladder.simulate.published", "write the published speed numbers as points"),

@@ -3,11 +3,21 @@
 vLLM loads it in each of its processes (entry point ``vllm.general_plugins``). Nothing here imports vLLM before that.
 """
 
+from importlib.util import find_spec
+
+from ladder.errors import UserError
+
 # Architectures of converted models (ladder.model.families) and those of vLLM that give them their layers.
 ARCHITECTURES = {
     f"Ladder{name}": name
     for name in ("MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 } | {"LadderForCausalLM": "LlamaForCausalLM"}
+
+
+def check_installed(use: str) -> None:
+    """Refuse a ``use`` of vLLM where it is not installed."""
+    if find_spec("vllm") is None:
+        raise UserError(f'{use} needs vLLM; pip install "ladder-residual[vllm]"')
 
 
 def register() -> None:

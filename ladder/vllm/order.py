@@ -1,4 +1,4 @@
-"""In which order vLLM runs launches, waits and modules: read off the graph that it writes down before it compiles it."""
+"""The order of launches, waits and modules, read off the graph that vLLM writes down before it compiles it."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ from ladder.residual import Table
 from ladder.vllm.communicator import overlapped
 
 # What stands for what in the graph's source: a matrix product, attention, the launch of a sum and the wait for it.
-SIGNS = {"M": r"linear|\w+_mm|\w*gemm\w*", "A": "unified_attention_with_output", "L": "ladder.launch", "W": "ladder.wait"}
+SIGNS = {"M": r"linear|\w+_mm|\w*gemm\w*", "A": "unified_attention_with_output"}
+SIGNS |= {"L": r"ladder\.launch", "W": r"ladder\.wait"}
 MODULES = ("MAM", "MM")  # attention: queries, keys and values; attention; output. MLP: gate and up; down
 _CALL = re.compile("|".join(rf"(?P<{sign}>torch\S*\.(?:{name})(?:\.default)?\()" for sign, name in SIGNS.items()))
 

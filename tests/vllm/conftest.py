@@ -32,14 +32,22 @@ def model(tmp_path_factory):
         if (wiring, tp) not in made:
             torch.manual_seed(0)
             tiny = LadderForCausalLM(LadderConfig(**SHAPE, wiring=wiring, tensor_parallel_size=tp)).eval()
-            for name, parameter in tiny.named_parameters():
-                torch.nn.init.uniform_(parameter, 0.5, 1.0) if "norm" in name else torch.nn.init.normal_(parameter, 0, 0.1)
+            scatter(tiny)
             folder = made[wiring, tp] = tmp_path_factory.mktemp("models") / f"{wiring}-{tp}"
             info = {"model": "tiny", "wiring": wiring, "tp": tp, "variant": "adapted", "seed": 0}
             save(tiny, tokenizer(tmp_path_factory), folder, info)
         return made[wiring, tp]
 
     return make
+
+
+def scatter(model) -> None:
+    """Values that make the tokens differ."""
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.0)
+        else:
+            torch.nn.init.normal_(parameter, 0, 0.1)
 
 
 def tokenizer(tmp_path_factory):
@@ -49,7 +57,8 @@ def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(128)}, unk_token="w0"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=core, chat_template="{{ messages }}").save_pretrained(folder)
+    how = {"eos_token": "w127", "chat_template": "{{ messages }}"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **how).save_pretrained(folder)
     return folder
 
 
@@ -60,7 +69,13 @@ def expected():
     @torch.no_grad()
     def answers(folder, prompts=PROMPTS, new: int = 16) -> list[Answer]:
         reference, _ = load(folder, dtype="float32")
-        how = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new, "pad_token_id": 0, "eos_token_id": None}
+        how = {
+            "do_sample": False,
+            "max_new_tokens": new,
+            "min_new_tokens": new,
+            "pad_token_id": 0,
+            "eos_token_id": None,
+        }
         results = []
         for prompt in prompts:
             ids = reference.generate(torch.tensor([prompt]), **how)
@@ -107,3 +122,19 @@ def pieces(forked, monkeypatch, tmp_path):
     monkeypatch.setattr(FixFunctionalizationPass, "__call__", lambda self, graph: None)  # it names operators of CUDA
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def plain():
+    """``plain(family, folder, ...)``: a tiny model of a family as transformers writes it."""
+
+    def make(family: str, folder, **changes):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SHAPE | changes)).float()
+        scatter(model)
+        model.save_pretrained(folder)
+        return folder
+
+    return make

@@ -26,7 +26,13 @@ def engine(folder, tp: int = 1, **how):
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    settings = {"dtype": "float32", "max_model_len": 128, "max_num_batched_tokens": 256, "seed": 0, "disable_log_stats": True} | how
+    settings = {
+        "dtype": "float32",
+        "max_model_len": 128,
+        "max_num_batched_tokens": 256,
+        "seed": 0,
+        "disable_log_stats": True,
+    } | how
     llm = LLM(str(folder), tensor_parallel_size=tp, **settings)
     try:
         yield llm
