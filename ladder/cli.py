@@ -32,6 +32,7 @@ COMMANDS = {
     "bench": ("ladder.bench.run", "time prefill and decode under tensor parallelism"),
     "bench train": ("ladder.bench.train", "time training steps, tokens/s and MFU of each wiring"),
     "bench link": ("ladder.bench.link", "measure latency and bandwidth of the link at hand"),
+    "bench serve": ("ladder.bench.serve", "time wirings in vLLM: first token, latency per token, tokens/s"),
     "bench network": ("ladder.bench.network", "hold the emulated link against a real slow network"),
     "campaign": ("ladder.campaign", "run a list of measurements within a time, and say which bars they meet"),
     "plan": ("ladder.simulate.planner", "find how to serve a model: replicas or TP, wiring, batch"),

@@ -161,6 +161,18 @@ def wrap(model, tokenizer, batch: int, max_length: int | None):
     return Model(pretrained=model, tokenizer=tokenizer, **how)
 
 
+@contextlib.contextmanager
+def served(folder: Path, tp: int, max_length: int | None) -> Iterator:
+    """The checkpoint in vLLM on ``tp`` ranks, as lm-eval sees it; ended afterwards."""
+    from lm_eval.models.vllm_causallms import VLLM
+
+    lm = VLLM(str(folder), dtype="auto", batch_size="auto", tensor_parallel_size=tp, max_model_len=max_length, seed=0)
+    try:
+        yield lm
+    finally:
+        lm.model.llm_engine.engine_core.shutdown()
+
+
 def run(lm, loaded: dict, *, limit: int | None, seed: int, chat: bool = False, unsafe_code: bool = False) -> dict:
     """lm-eval's results of the ``loaded`` tasks: what its ``simple_evaluate`` does, less describing the machine anew
     each time, which takes longer than a small evaluation."""

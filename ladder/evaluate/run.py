@@ -21,6 +21,7 @@ comparisons. A checkpoint whose record was made from the same checkpoint, tasks 
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -55,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "bfloat16"), help="compute in it (default: the checkpoint's own)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm"),
+        default="transformers",
+        help="what runs the model (vllm: large ones)",
+    )
+    parser.add_argument("--tp", type=int, default=1, help="with --engine vllm: tensor-parallel degree (default: 1)")
     parser.add_argument("--chat", action="store_true", help="put prompts into the tokenizer's chat template")
     parser.add_argument("--run-generated-code", action="store_true", help="HumanEval: run what the model wrote, here")
     parser.add_argument("--out", action=OutputFolder, required=True, help="directory of the records")
@@ -76,9 +84,17 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{args.tasks}: no task files there; make them with `ladder tasks --out {args.tasks}`")
     if args.data not in (None, offline.HUB) and not Path(args.data).is_dir():
         raise UserError(f"--data {args.data}: no such folder; `ladder fetch TASK --out {args.data}` makes it")
+    if args.engine == "transformers" and args.tp != 1:
+        raise UserError(f"--tp {args.tp}: transformers evaluates on one device; add --engine vllm, or leave it out")
+    if args.engine == "vllm":
+        from ladder.vllm import check_installed
+
+        check_installed("--engine vllm")
     shots = read_shots(args.fewshot, args.task)
     settings = {key: getattr(args, key) for key in ("task", "limit", "seed", "max_length", "dtype", "chat")}
     settings |= {"shots": shots, "data": offline.identity(args.data)}
+    if args.engine == "vllm":
+        settings |= {"engine": "vllm", "tp": args.tp}
     inputs = {
         name: inputs_digest(folder, args.tasks, settings) for name, folder in zip(names, args.checkpoints, strict=True)
     }
@@ -130,11 +146,13 @@ def evaluate_one(args: argparse.Namespace, name: str, folder: Path, device: str,
     from ladder.evaluate import harness
     from ladder.model.checkpoint import load
 
-    with job(
-        args, "evaluate", name, **{key: value for key, value in about(folder).items() if value is not None}
-    ) as this:
-        model, tokenizer = load(folder, args.dtype or "auto")
-        lm = harness.wrap(model.to(device), tokenizer, args.batch, args.max_length)
+    columns = {key: value for key, value in about(folder).items() if value is not None}
+    with job(args, "evaluate", name, **columns) as this, contextlib.ExitStack() as stack:
+        if args.engine == "vllm":
+            lm = stack.enter_context(harness.served(folder, args.tp, args.max_length))
+        else:
+            model, tokenizer = load(folder, args.dtype or "auto")
+            lm = harness.wrap(model.to(device), tokenizer, args.batch, args.max_length)
         this.record = args.out / f"{name}.json"
         rows, extra, refused = [], {"samples": {}, "omitted": {}, "data": {}}, []
         unfinished = list(tasks)

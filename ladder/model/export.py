@@ -29,6 +29,7 @@ from ladder.model.weights import total_size
 from ladder.outputs import OutputModel
 from ladder.records import git_commit
 from ladder.residual import Row
+from ladder.vllm import ARCHITECTURES
 from ladder.wiring import Wiring, spell_layers
 
 MODULE = "modeling_ladder"
@@ -237,6 +238,11 @@ def readme(info: dict, wiring: str, tp: int | None, family: Family | None = None
         if remote
         else f"It is a plain {_called(family)}: no code comes with it."
     )
+    if remote:
+        backend = "refuses it" if tp else "runs it, but waits for each sum over ranks at once: nothing overlaps"
+        why += f"\n\nvLLM's Transformers backend {backend}."
+        if classes(family)["AutoModelForCausalLM"] in ARCHITECTURES:
+            why += ' With `pip install "ladder-residual[vllm]"` vLLM serves it, and hides those sums.'
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
