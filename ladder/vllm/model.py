@@ -17,7 +17,7 @@ from vllm.model_executor.layers.linear import RowParallelLinear
 from vllm.model_executor.models import ModelRegistry
 
 from ladder.errors import UserError
-from ladder.model.rewire import FORMS, form_of
+from ladder.model.forms import FORMS, form_of
 from ladder.residual import Landed, Module, ResidualStream, Table
 from ladder.vllm import ARCHITECTURES, communicator
 from ladder.vllm.communicator import AllReduce, overlapped
