@@ -43,6 +43,10 @@ class ScanPoint(NamedTuple):
         return self.wiring.layers or ()
 
     @property
+    def spelled(self) -> str:
+        return str(self.wiring) if self.layers else "standard"
+
+    @property
     def perplexity(self) -> float:
         """Infinite where it is beyond a float (a loss above 709 nats)."""
         return math.exp(self.loss.mean()) if self.loss.mean() < EXPONENT else math.inf

@@ -125,7 +125,7 @@ def of_checkpoint(args: argparse.Namespace, degrees: dict[str, int | None], chec
                 for point in scan(model.to(device), Wiring(wiring, tp=tp), *apart, args.batch, told):
                     if not np.isfinite(point.loss).all():
                         raise UserError(
-                            f"{checkpoint}: its losses under wiring '{point.wiring}' are no finite numbers; it may "
+                            f"{checkpoint}: its losses under wiring '{point.spelled}' are no finite numbers; it may "
                             f"have been damaged in training, or its numbers may be too large for {dtype}"
                         )
                     points.append(point)
@@ -143,7 +143,9 @@ def of_checkpoint(args: argparse.Namespace, degrees: dict[str, int | None], chec
             del recommended["stderr"]
             print(f"recommended: {wiring}@{row['layers']} ({row['value']:+.4f} ± {row['stderr']:.4f} nats)")
         settings = {"windows": args.windows, "sequence": args.sequence, "model": architecture(opened)}
-        losses = {f"{point.metric} {point.wiring}": point.loss.tolist() for point in points}
+        losses: dict[str, dict[str, list[float]]] = {metric: {} for metric in (LAST, ALONE, CHOSEN)}
+        for point in points:
+            losses[point.metric][point.spelled] = point.loss.tolist()
         curves = [row for row in tidy if row["metric"] != ALONE]
         this.finish(tidy, tracked=curves, settings=settings, losses=losses)
         if unmet and (args.layers or args.budget is not None):

@@ -41,7 +41,7 @@ def test_evaluate(family, tmp_path):
 def test_sensitivity(family, data, tmp_path):
     line = f"sensitivity {family[0]} --tokens {data}/tokens --wiring ladder ladder-2 --windows 3 --sequence 32"
     assert cli.main(f"{line} --device cpu --record {tmp_path}/r.json".split()) == 0
-    losses = records.read(tmp_path / "r.json")["losses"]
+    losses = records.read(tmp_path / "r.json")["losses"]["loss_change"]
     assert losses["ladder@1-2"] != losses["standard"]
     assert len(losses) == 7
     text = f"sensitivity {family[1]} --tokens {data}/tokens --wiring ladder --record {tmp_path}/no.json"
