@@ -83,12 +83,12 @@ def main(args: argparse.Namespace) -> None:
     from ladder.train.batches import check
     from ladder.train.layout import distribute
     from ladder.train.run import carry_out
-    from ladder.train.speed import precision
+    from ladder.train.speed import settled
 
     check(data, options.batch, files[0])
     check(held_out, 1, files[-1])
     parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
-    options = replace(options, precision=precision(options, 0 if checkpoint.family else parameters))
+    options = settled(options, 0 if checkpoint.family else parameters)
     if options.compile:
         checkpoint.llama_only("--compile")
     with join(options.device, tp=options.tp_ranks, always=options.sharded) as these:

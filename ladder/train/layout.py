@@ -107,7 +107,9 @@ class Layout:
         parts += ["attention and MLP compiled"] * options.compile
         parts += ["activations recomputed"] * options.activation_checkpointing
         share = f" {local_:,} of" if local_ != self.parameters else ""
-        return f"{self.ranks.device.type}: {'; '.join(parts)};{share} {self.parameters:,} parameters on a rank"
+        trained = sum(local(p).numel() for p in model.parameters() if p.requires_grad)
+        frozen = f", of which {trained:,} are trained" if trained != local_ else ""
+        return f"{self.ranks.device.type}: {'; '.join(parts)};{share} {self.parameters:,} parameters on a rank{frozen}"
 
     def cut(self, name: str) -> int | None:
         """The dimension in which tensor-parallel ranks split the parameter called so, None if each holds all of it."""

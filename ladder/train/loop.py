@@ -8,6 +8,7 @@ for step in 1 .. steps:
 import hashlib
 import math
 import signal
+import sys
 import time
 
 import numpy as np
@@ -160,6 +161,8 @@ def steps_in_time(model, dataset, held_out, options: Options, ranks: Group, obje
     without a change to the weights."""
     objective.enter(model, 0)
     rows = dataset.of_step(options.batch, options.seed, 1)
+    if ranks.first:
+        print(f"timing two steps, to see how many {options.minutes:g} minutes allow", file=sys.stderr, flush=True)
     for _ in range(2):
         began = time.perf_counter()
         backward(model, dataset, rows, options, ranks, objective)
@@ -176,8 +179,8 @@ def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Group, o
     scales = objective.scales(dataset, rows)
     total = 0.0
     for at, numbers in enumerate(rows.reshape(accumulate, ranks.size, micro)[:, ranks.rank]):
-        if ranks.sharded:
-            model.set_requires_gradient_sync(at == accumulate - 1)
+        if ranks.sharded:  # of one rank, gradients that are not in its shard yet would be there beside those that are
+            model.set_requires_gradient_sync(at == accumulate - 1 or ranks.size == 1)
         batch = dataset.rows(numbers)
         loss, _ = measure(model, batch, ranks.device, scales, objective.teacher, objective.temperature)
         (loss * ranks.size).backward()  # gradients are averaged over ranks

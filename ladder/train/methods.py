@@ -26,7 +26,7 @@ from ladder.residual import Table
 from ladder.wiring import Wiring, parse_layers
 
 RAMP = 0.75  # of an annealed run's steps bring the lag in; the rest trains under the wiring
-GATE = 0.25  # it waits while the KL is above this share of what so much of the lag cost untrained
+GATE = 0.5  # it waits while the KL is above this share of what so much of the lag cost untrained
 
 
 class Method(NamedTuple):
@@ -44,7 +44,7 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "sft": Method("adapted", "cross-entropy of the assistant's tokens", 5e-4),
+    "sft": Method("adapted", "cross-entropy of the assistant's tokens", 2e-4),
     "distill": Method("distilled", "KL divergence to the original, on every token but padding", 3e-4, teacher=True),
     "lora": Method("lora", "distillation into low-rank changes of the converted layers", 3e-3, teacher=True, rank=32),
     "anneal": Method("annealed", "distillation while the lag is brought in", 3e-4, teacher=True, anneals=True),

@@ -59,7 +59,9 @@ def main(args: argparse.Namespace) -> None:
     from ladder.parallel.group import join
     from ladder.train import layout
     from ladder.train.run import carry_out
+    from ladder.train.speed import settled
 
+    options = settled(options, shape.parameters) if options.precision == "auto" else options
     config = shape.config(vocab_size=vocab, **special)
     check_degree(LadderConfig(**config), args.tp or 1, rows.ends_apart)
     layout.check(LadderConfig(**config, wiring=args.wiring, tensor_parallel_size=args.tp), options.tp_ranks)

@@ -120,10 +120,11 @@ def _rows(
         {"metric": "training_loss", "value": statistics.fmean(p["loss"] for p in last), "unit": "nats", "n": len(last)},
         {"metric": "tokens_per_second", "value": speed, "unit": "tokens/s", "n": len(points)},
         {"metric": "parameters", "value": parameters[0], "unit": "1"},
-        {"metric": "trained_parameters", "value": parameters[1], "unit": "1"},
         {"metric": "peak_memory", "value": peak, "unit": "GiB", "note": where},
         {"metric": "loader_tokens_per_second", "value": read, "unit": "tokens/s", "note": "of the loader alone"},
     ]
+    if parameters[1] != parameters[0]:
+        values.append({"metric": "trained_parameters", "value": parameters[1], "unit": "1"})
     for metric, unit in (("mfu", "fraction"), ("straggler_gap", "x")):
         if found := [point[metric] for point in points if metric in point]:
             values.append({"metric": metric, "value": statistics.median(found), "unit": unit, "n": len(found)})

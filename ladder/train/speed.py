@@ -3,15 +3,18 @@
 import resource
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
 from ladder.devices import reported
+from ladder.parallel.environment import world_size
 from ladder.parallel.group import Group
 from ladder.train.options import Options
 
 LARGE = 2**25  # parameters; of smaller models the gathering of weights takes what bf16 saves
+TOKENS = 256  # of a large model's micro-batch on a CPU
 
 
 def peak(device: torch.device, precision: str) -> float | None:
@@ -20,15 +23,22 @@ def peak(device: torch.device, precision: str) -> float | None:
     return row.flops if row else None
 
 
-def precision(options: Options, parameters: int) -> str:
-    """What ``auto`` stands for, for a model of so many ``parameters``."""
-    if options.precision != "auto":
-        return options.precision
-    if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available()):
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native and parameters >= LARGE else "fp32"
+def settled(options: Options, parameters: int) -> Options:
+    """``options`` with what is left to the device decided for a model of so many ``parameters``: what precision
+    ``auto`` is, and on a CPU the micro-batches of a large model, whose activations would take more than its weights."""
+    gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    large = parameters >= LARGE
+    if options.precision == "auto":
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else _cpu_has_bf16()
+        options = replace(options, precision="bf16" if large and native else "fp32")
+    if large and not gpu and options.micro_batch is None and world_size() == 1:
+        fit = [n for n in range(1, options.batch + 1) if options.batch % n == 0 and n * options.sequence <= TOKENS]
+        options = replace(options, micro_batch=max(fit, default=1))
+    return options
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def peak_memory(device: torch.device) -> int:

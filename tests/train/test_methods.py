@@ -293,7 +293,7 @@ def test_the_lag_waits_for_the_loss():
     start = {"step": 0, "kl": 2.0, "late": 1.0}
     late = [objective.late(step, 40, [start]) for step in (0, 1, 15, 30, 40)]
     assert late == pytest.approx([1, 1 / 30, 0.5, 1, 1])
-    fine, poor = ({"step": 10, "kl": kl, "late": 0.4} for kl in (0.19, 0.21))
+    fine, poor = ({"step": 10, "kl": kl, "late": 0.4} for kl in (0.39, 0.41))
     assert objective.late(20, 40, [start, fine]) == pytest.approx(0.4 + 0.6 / 2)
     assert objective.late(20, 40, [start, poor]) == 0.4
     assert objective.late(30, 40, [start, poor]) == 1
