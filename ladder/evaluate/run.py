@@ -32,6 +32,7 @@ from pathlib import Path
 from ladder import records
 from ladder.errors import UserError
 from ladder.evaluate import offline
+from ladder.evaluate.sensitivity import DTYPES, fast_bf16
 from ladder.files import digest, only_one, sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=int, help="tokens seen at once: give the trained length (default: its positions)"
     )
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="compute in it (default: the checkpoint's own)"
+        "--dtype", choices=("auto", *DTYPES), help="auto: bf16 where it is fast, or else fp32 (default: as saved)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument(
@@ -129,6 +130,8 @@ def evaluate(args: argparse.Namespace, todo: list[tuple[str, Path]], shots: dict
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: this machine has no CUDA device; use --device cpu")
+        if args.dtype == "auto":
+            args.dtype = "bf16" if fast_bf16(device) else "fp32"
         tasks = harness.load_tasks(args.tasks, args.task, shots, args.seed, args.data)
         refused = []
         for name, folder in todo:
@@ -146,12 +149,12 @@ def evaluate_one(args: argparse.Namespace, name: str, folder: Path, device: str,
     from ladder.evaluate import harness
     from ladder.model.checkpoint import load
 
-    columns = {key: value for key, value in about(folder).items() if value is not None}
+    columns = {key: value for key, value in (about(folder) | {"dtype": args.dtype}).items() if value is not None}
     with job(args, "evaluate", name, **columns) as this, contextlib.ExitStack() as stack:
         if args.engine == "vllm":
             lm = stack.enter_context(harness.served(folder, args.tp, args.max_length))
         else:
-            model, tokenizer = load(folder, args.dtype or "auto")
+            model, tokenizer = load(folder, DTYPES.get(args.dtype, "auto"))
             lm = harness.wrap(model.to(device), tokenizer, args.batch, args.max_length)
         this.record = args.out / f"{name}.json"
         rows, extra, refused = [], {"samples": {}, "omitted": {}, "data": {}}, []
