@@ -128,7 +128,7 @@ def of_content(content: dict, where: str) -> Size:
 
 
 def _windows(content: dict, layers: int, period: int, where: str) -> tuple[int, ...]:
-    window = take(content, "sliding_window", int, where, 0, least=0)
+    window = take(content, "sliding_window", int, where, 0, least=0, most=2**40)
     kinds = take(content, "layer_types", list, where, None)
     if kinds is None:
         first = take(content, "max_window_layers", int, where, 0, least=0)

@@ -14,7 +14,9 @@ from ladder.cost import attention_flops, part, spanned
 from ladder.model.sizes import Size
 from ladder.simulate.implementation import Implementation
 
-ROUTING = 4  # kernels that experts take beside those of an MLP: router, choice, gathering, weighted sum; assumed
+# Kernels that experts take beside those of an MLP: router, choice, gathering, weighted sum. With 8 of them, vLLM on one
+# A100 (github.com/tenstorrent/tt-inference-server/issues/340) is as much slower than said here with experts as without.
+ROUTING = 8
 SMALL, LARGE = 64 * 1024, 256 * 1024  # bytes of a message between which interference goes from small to large
 
 

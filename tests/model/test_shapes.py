@@ -88,7 +88,7 @@ def test_windows_and_experts_cost_what_they_read(tmp_path):
     one, many = (step(MIXTRAL, tmp_path / "d.json", batch=batch) for batch in (1, 64))
     dense = MISTRAL | {"intermediate_size": 8 * 14336}
     assert full < one < step(dense, tmp_path / "e.json")
-    assert many == pytest.approx(step(dense, tmp_path / "e.json", batch=64), rel=0.05)
+    assert many == pytest.approx(step(dense, tmp_path / "e.json", batch=64), rel=0.1)
 
 
 @pytest.mark.parametrize(
