@@ -51,8 +51,8 @@ test: setup  ## run the tests on all cores
 test-fast: setup  ## run the tests that are quick, start no other processes and open no browser
 	$(BIN)/pytest -n auto -m "not slow and not ranks and not browser"
 
-test-vllm: setup-vllm  ## run the tests of serving with vLLM, in .venv-vllm
-	.venv-vllm/bin/python -m pytest tests/vllm
+test-vllm: setup-vllm  ## run the tests of serving with vLLM, in .venv-vllm (PICK='-m "not slow"': the quick ones)
+	.venv-vllm/bin/python -m pytest tests/vllm $(PICK)
 
 lint: setup  ## formatting, types and lint, of Python and of the workflow
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
