@@ -53,8 +53,8 @@ test: setup  ## run the tests on all cores
 test-fast: setup  ## run the tests that are quick, start no other processes and open no browser
 	$(BIN)/pytest -n auto -m "not slow and not ranks and not browser"
 
-test-vllm: setup-vllm  ## run the tests of serving with vLLM, in .venv-vllm
-	.venv-vllm/bin/python -m pytest tests/vllm
+test-vllm: setup-vllm  ## run the tests of serving with vLLM, in .venv-vllm (PICK='-m "not slow"': the quick ones)
+	.venv-vllm/bin/python -m pytest tests/vllm $(PICK)
 
 torture: setup  ## disturb the toy pipeline KILLS=12 times: kills, locks, clocks, two at once (not part of the tests)
 	$(BIN)/python -m tests.torture --kills $(or $(KILLS),12)

@@ -116,8 +116,7 @@ def engines(point, delay: float | None):
     from vllm import LLM
     from vllm.platforms import current_platform
 
-    from ladder.bench.slowpath import _forwarder
-    from ladder.vllm.worker import SLOW
+    from ladder.bench.slowpath import forwarder
 
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
     decoders, orders = {}, {}
@@ -131,10 +130,12 @@ def engines(point, delay: float | None):
             how |= {"max_model_len": point.length + SPARE, "max_num_seqs": point.batch, "async_scheduling": False}
             how |= {"gpu_memory_utilization": 0.9 / len(point.wirings)}
             if current_platform.is_cpu():
+                from ladder.vllm.worker import SLOW  # the processes of the engines leave the cores to each other
+
                 how |= {"worker_cls": "ladder.vllm.worker.Worker", "kv_cache_memory_bytes": 2**28}
                 how.pop("gpu_memory_utilization")
             if delay is not None:
-                stack.enter_context(_forwarder(f"{folder}/ends", delay * 1e-6))
+                stack.enter_context(forwarder(f"{folder}/ends", delay * 1e-6))
                 os.environ[SLOW] = json.dumps([str(folder), free_port()])
             os.environ["VLLM_CACHE_ROOT"] = str(folder / "cache")
             llm = LLM(str(folder), tensor_parallel_size=point.tp, **how)

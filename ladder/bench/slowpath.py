@@ -61,7 +61,7 @@ def slow_path(delay: float, group: Group) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         folder = group.meet(stack.enter_context(tempfile.TemporaryDirectory()) if group.first else "")
         if group.first:
-            stack.enter_context(_forwarder(f"{folder}/ends", delay))
+            stack.enter_context(forwarder(f"{folder}/ends", delay))
         group.meet()
         near = stack.enter_context(socket.socket(socket.AF_UNIX))  # a path, which all namespaces of networks share
         near.settimeout(30)
@@ -74,7 +74,7 @@ def slow_path(delay: float, group: Group) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _forwarder(address: str, delay: float) -> Iterator[None]:
+def forwarder(address: str, delay: float) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as ends:
         ends.bind(address)
         ends.listen()

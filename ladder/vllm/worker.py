@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from types import SimpleNamespace
 
 from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
@@ -13,12 +14,14 @@ from ladder.bench.slowpath import slow_path
 SLOW = "LADDER_SLOW_PATH"  # in the environment: [folder of the forwarder, port of the ranks' store]
 
 
-class Worker(CPUWorker):
-    """A rank that leaves its core while it waits for work, and that joins the others over a slow path, if asked to."""
+NAP = 2e-4  # seconds
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        SpinCondition.__init__.__defaults__ = (0.0,)  # seconds that a rank spins; it would take other engines' time
+# A process that waits for another would spin for a second, on a core that the other engines' ranks need.
+SpinCondition.wait = lambda self, timeout_ms=None: time.sleep(NAP)
+
+
+class Worker(CPUWorker):
+    """A rank that joins the others over a slow path, if asked to."""
 
     def init_device(self) -> None:
         if not os.environ.get(SLOW):

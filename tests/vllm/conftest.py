@@ -1,6 +1,7 @@
 """Tiny models under every wiring, and what transformers computes of them."""
 
 import os
+import shutil
 
 import pytest
 
@@ -125,7 +126,7 @@ def pieces(forked, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def plain():
+def plain(tmp_path_factory):
     """``plain(family, folder, ...)``: a tiny model of a family as transformers writes it."""
 
     def make(family: str, folder, **changes):
@@ -135,6 +136,6 @@ def plain():
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SHAPE | changes)).float()
         scatter(model)
         model.save_pretrained(folder)
-        return folder
+        return shutil.copytree(tokenizer(tmp_path_factory), folder, dirs_exist_ok=True)
 
     return make

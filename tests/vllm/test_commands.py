@@ -23,6 +23,7 @@ metadata: {{version: 1.0}}
 """
 
 
+@pytest.mark.slow
 def test_bench_on_a_slow_path(tmp_path):
     words = "--size paper-1b-8l --layers 1 --tp 2 --dtype fp32 --delay-us 0 3000 --prompt 3 --new-tokens 4 --prefills 2"
     wirings = ("standard", "ladder")

@@ -13,7 +13,7 @@ def test_chunks_cached_prefixes_and_preemption(model, expected):
 
     folder = model("ladder")
     start = [n % 127 + 1 for n in range(64)]
-    prompts = [[*start, k] for k in range(3)] + [PROMPTS[0], PROMPTS[3]]
+    prompts = [[*start, k] for k in (1, 2, 3)] + [PROMPTS[0], PROMPTS[3]]
     cramped = {"max_num_batched_tokens": 32, "max_num_seqs": 8, "block_size": 32, "num_gpu_blocks_override": 8}
     with engine(folder, tp=2, enforce_eager=True, disable_log_stats=False, **cramped) as llm:
         results = answers(llm, prompts, new=40, scored=False)
@@ -33,7 +33,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("tp", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family, tp, tmp_path, plain, expected):
     from ladder.cli import main
@@ -66,6 +66,7 @@ def test_refused(word, wiring, tp, how, model):
         pass
 
 
+@pytest.mark.slow
 def test_nine_heads_on_three_ranks(plain, expected, tmp_path, monkeypatch):
     """SmolLM2-135M's: 9 heads, 3 KV heads."""
     from ladder.cli import main

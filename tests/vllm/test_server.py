@@ -17,6 +17,7 @@ from served import PROMPTS
 
 pytest.importorskip("vllm.version", reason="needs vLLM: make test-vllm")
 
+pytestmark = [pytest.mark.slow, pytest.mark.ranks]
 NEW, REQUESTS, CLIENTS = 16, 200, 16
 
 
