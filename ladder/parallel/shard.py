@@ -14,8 +14,8 @@ from ladder.model import checkpoint, slicing, tiny
 from ladder.model.forms import decoder_of, layers_of
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.opened import Checkpoint
-from ladder.model.weights import HEAD
 from ladder.model.rewire import bodies, logits, rewire, set_virtual_ranks
+from ladder.model.weights import HEAD
 from ladder.parallel.backward import Backward
 from ladder.parallel.communicators import ProcessGroup, ThreadedRanks
 from ladder.parallel.vocabulary import Embedding, Head, summed

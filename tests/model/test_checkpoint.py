@@ -65,6 +65,7 @@ class Counting:
 
     def __call__(self, name, parameter):
         self.reading, self.stored = name, self.weight(name, parameter)
+        self.shape = parameter.shape
         return self
 
     def __getitem__(self, index):
