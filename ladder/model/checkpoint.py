@@ -17,7 +17,7 @@ from ladder.model.weights import EMBEDDINGS, HEAD
 from ladder.reading import read_json
 from ladder.records import git_commit
 
-__all__ = ["Checkpoint", "card", "load", "save", "seal", "slices", "verify", "without_code"]
+__all__ = ["Checkpoint", "card", "load", "save", "reader", "seal", "verify", "without_code"]
 
 
 def seal(folder: Path, info: dict, known: Mapping[str, str] = {}) -> None:
@@ -99,18 +99,12 @@ def _class(checkpoint: Checkpoint):
     return LadderForCausalLM
 
 
-def slices(folder: str | Path, dtype=None) -> Callable:
+def reader(checkpoint: Checkpoint, dtype) -> Callable:
     """``weight(name, parameter)``: the tensor called so, of which only what is indexed is read from its file.
 
-    What it returns has a ``shape`` and gives a torch tensor, of ``dtype`` if given, for a tuple of slices; so a rank
-    reads its own part. Names and shapes are checked by the files' headers. The digests are not: that would take
-    reading everything.
+    What it returns has a ``shape`` and gives a torch tensor of ``dtype`` for a tuple of slices; so a rank reads its own
+    part. Names and shapes are checked by the files' headers. The digests are not: that would take reading everything.
     """
-    checkpoint = Checkpoint.open(folder)
-    return reader(checkpoint, dtype)
-
-
-def reader(checkpoint: Checkpoint, dtype) -> Callable:
     from safetensors import safe_open
 
     found, tied = checkpoint.tensors, checkpoint.config["tie_word_embeddings"]

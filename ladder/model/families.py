@@ -14,7 +14,7 @@ from ladder.errors import UserError, explained
 from ladder.model.shapes import MOST
 from ladder.model.weights import NORM, SIGNAL, Tensor, has_signal
 from ladder.reading import REQUIRED, take
-from ladder.wiring import Wiring
+from ladder.wiring import Wiring, spell_layers
 
 PREFIX = "ladder_"  # of the model type under a wiring
 OURS = ("wiring", "tensor_parallel_size", "auto_map", "wiring_rows")  # keys of config.json that a plain model has not
@@ -27,6 +27,17 @@ def not_quantised(config: dict, file: Path) -> None:
     if method := config.get("quantization_config"):
         method = method.get("quant_method", "by an unknown method") if isinstance(method, dict) else method
         raise UserError(f"{file}: its weights are quantised ({method}); convert the original and quantise the result")
+
+
+def translated(config: dict, file: Path) -> dict:
+    """``config`` (of config.json), one of the paper's own code (``llamaLadder``, with a list of layers) made ours."""
+    if config.get("model_type") != "llamaLadder":
+        return config
+    layers = take(config, "ladder_layers", list, str(file))
+    for layer in layers:
+        take({"ladder_layers": layer}, "ladder_layers", int, str(file), least=0)
+    rest = {key: value for key, value in config.items() if key != "ladder_layers"} | {"model_type": "llama"}
+    return rewired(rest, f"ladder@{spell_layers(tuple(sorted({*layers})))}" if layers else "standard")
 
 
 def rewired(config: dict, wiring: str, tp: int | None = None) -> dict:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from ladder.errors import UserError, explained
 from ladder.files import CARD, sha256
 from ladder.model.copying import damaged
-from ladder.model.families import Family, not_quantised, rewired
+from ladder.model.families import Family, not_quantised, rewired, translated
 from ladder.model.shapes import MOST
 from ladder.model.weights import EMBEDDINGS, HEAD, Tensor, check_shapes, same_values, tensors, weight_files
 from ladder.reading import REQUIRED, read_json, take
@@ -66,7 +66,7 @@ class Checkpoint:
         stays_inside(folder, ["config.json", *(file.name for file in folder.glob("*.safetensors*"))])
         carried(folder)
         file = folder / "config.json"
-        stored = read_json(file)
+        stored = translated(read_json(file), file)
         family = None if stored.get("model_type") in LLAMA else Family.read(stored, file)
         config = checked(stored, file) if family is None else family.filled()
         wiring, tp = config.get("wiring", "standard"), config.get("tensor_parallel_size")
@@ -115,18 +115,6 @@ class Checkpoint:
     def model_config(self):
         """The configuration of the model that is loaded. Raises UserError for what transformers refuses."""
         return self.family.config if self.family else model_config(self.config, self.folder / "config.json")
-
-    def skeleton(self):
-        """The model without weights, under the checkpoint's wiring."""
-        import torch
-
-        if self.family:
-            self.family.rewire(self.family.skeleton, *self.wiring)
-            return self.family.skeleton
-        from ladder.model.modeling import LadderForCausalLM
-
-        with torch.device("meta"):
-            return LadderForCausalLM(self.model_config())
 
     def fit(self, wiring: str, tp: int | None = None) -> None:
         """Refuse a wiring (at ``tp`` ranks, if it belongs to some) that this model cannot have."""
@@ -198,7 +186,7 @@ def card(folder: str | Path) -> dict:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no checkpoint there (config.json is missing)")
     file, where = folder / CARD, f"{folder}/config.json"
-    config = read_json(folder / "config.json")
+    config = translated(read_json(folder / "config.json"), folder / "config.json")
     stated = {"model": folder.resolve().name, "wiring": take(config, "wiring", str, where, "standard")}
     if not file.is_file():
         tp = take(config, "tensor_parallel_size", int, where, None, least=1)

@@ -16,7 +16,7 @@ reads (this rank's part), G the gradient of the stream (summed over ranks).
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,12 @@ from ladder.model.forms import layers_of
 from ladder.model.rewire import bodies
 from ladder.residual import Module, ResidualStream, Table
 
-unseen: Any = torch.compiler.disable(recursive=False)  # a graph of its own; attention and MLP may be compiled
+F = TypeVar("F", bound=Callable)
+
+
+def unseen(function: F) -> F:
+    """Kept out of compiled code; attention and MLP may be compiled."""
+    return torch.compiler.disable(function, recursive=False)
 
 
 class Backward:

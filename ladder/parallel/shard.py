@@ -40,7 +40,12 @@ def load(
         model, tokenizer = checkpoint.load(folder, dtype)
         return (model if wiring is None else rewire(model, wiring, tp)), tokenizer
     opened = Checkpoint.open(folder)
-    whole = opened.skeleton()
+    if opened.family:
+        whole = opened.family.skeleton
+        opened.family.rewire(whole, *opened.wiring)
+    else:
+        with torch.device("meta"):
+            whole = LadderForCausalLM(opened.model_config())
     check_split(whole.config.get_text_config(decoder=True).model_type)
     kept = HEAD not in opened.tensors or not opened.config["tie_word_embeddings"]  # else: tied only by config.json
     if get_model_conversion_mapping(whole, add_legacy=False) or wiring is not None or not kept:
@@ -101,6 +106,8 @@ def shard(
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     # Whatever config.json says, transformers leaves a head of other values than the embeddings alone; so do we.
     config.tie_word_embeddings = head.weight is embeddings.weight
+    if getattr(text, "output_router_logits", False):
+        raise UserError("output_router_logits: the loss of a router is not summed over ranks; set it to False")
     slicing.check_degree(text, size, split_vocabulary or model.rewiring.table.ends_apart, replicate_kv)
     for name, body in bodies(model):
         slicing.check_splits(name, body, config)
@@ -153,13 +160,13 @@ def check_split(family: str) -> None:
         whole, *ranks = (tiny.tiny(family) for _ in range(3))
     except tiny.NoSmallModel:
         return
-    expected = logits(whole)
 
     def of_rank(rank: int, all_reduce: Callable) -> float:
         ranks[rank].rewiring.all_reduce = all_reduce
         return (logits(ranks[rank]) - expected).abs().max().item()
 
     with explained(f"{family} cannot be split over ranks"):
+        expected = logits(whole)
         for rank, model in enumerate(ranks):
             shard(rewire(model, "standard"), rank, 2)
         apart = max(ThreadedRanks(2).run(of_rank))

@@ -5,7 +5,7 @@ import torch
 
 from ladder.errors import UserError
 from ladder.files import write_json
-from ladder.model.checkpoint import load, save, slices, verify
+from ladder.model.checkpoint import Checkpoint, load, reader, save, verify
 from ladder.model.modeling import LadderConfig, LadderForCausalLM
 from ladder.model.slicing import part
 from ladder.model.weights import tensors
@@ -65,6 +65,7 @@ class Counting:
 
     def __call__(self, name, parameter):
         self.reading, self.stored = name, self.weight(name, parameter)
+        self.shape = parameter.shape
         return self
 
     def __getitem__(self, index):
@@ -77,7 +78,7 @@ class Counting:
 def test_a_rank_reads_its_slices_only(tmp_path, tokenizer, shape, wiring, changes):
     whole = dict(saved(tmp_path / "m", tokenizer, shape | changes, wiring).named_parameters())
     config = LadderConfig(**shape | changes, wiring=wiring)
-    read = Counting(slices(tmp_path / "m", torch.bfloat16))
+    read = Counting(reader(Checkpoint.open(tmp_path / "m"), torch.bfloat16))
     with torch.device("meta"):
         model = LadderForCausalLM(config)
     shard(model, 1, 4, read, copy=False)
@@ -91,12 +92,12 @@ def test_a_rank_reads_its_slices_only(tmp_path, tokenizer, shape, wiring, change
 
 def test_slices_check_names_and_shapes(tmp_path, tokenizer, shape):
     saved(tmp_path / "m", tokenizer, shape)
-    weight = slices(tmp_path / "m")
+    weight = reader(Checkpoint.open(tmp_path / "m"), None)
     assert weight("model.norm.weight").shape == (shape["hidden_size"],)
     config = tmp_path / "m" / "config.json"
     write_json(config, read_json(config) | {"intermediate_size": 128})
     with pytest.raises(UserError, match="has shape"):
-        slices(tmp_path / "m")
+        reader(Checkpoint.open(tmp_path / "m"), None)
 
 
 def test_tensors_are_found_by_their_headers(tmp_path, tokenizer, shape):

@@ -97,6 +97,21 @@ def test_a_configuration_from_before_transformers_5(llama, tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("layers", "wiring"), [([2, 1], "ladder@1-2"), ([], "standard")])
+def test_a_configuration_of_the_authors_own_code(llama, tmp_path, layers, wiring):
+    source = llama()
+    expected = ladder.rewire(LlamaForCausalLM.from_pretrained(source).eval(), wiring)(IDS).logits
+    write_json(
+        source / "config.json",
+        read_json(source / "config.json") | {"model_type": "llamaLadder", "ladder_layers": layers},
+    )
+    assert torch.equal(load(source)[0](IDS).logits, expected)
+    out = rewire(source, tmp_path / "out", "ladder")
+    assert "ladder_layers" not in read_json(out / "config.json")
+    assert card(source)["wiring"] == wiring
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("wiring", "tp"), [("spd", 2), ("dtp-1", 4), ("desync-2x@1-2", 2)])
 def test_a_wiring_that_belongs_to_a_degree(llama, tmp_path, wiring, tp):
     out = rewire(llama(), tmp_path / "out", wiring, tp)
