@@ -35,6 +35,7 @@ class Job:
         commit, dirty = records.git_commit()
         config = {"config_digest": self.run["digest"], "profile": self.run["name"]} if self.run else {}
         tags = {"size": what.get("model"), "method": what.get("variant"), "mlflow.note.content": self._about(args)}
+        tags |= {"mlflow.source.name": f"ladder {stage}", "mlflow.source.type": "LOCAL"}
         tags |= {"stage": stage, "git_commit": commit, "git_dirty": dirty, "hardware": records.hardware(), **config}
         tags |= {f"version.{key}": value for key, value in records.versions().items()} | what
         params = {k: v for k, v in vars(args).items() if k not in ("run", "record")}

@@ -19,7 +19,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 BUSY = 40  # seconds
 # What a stage's runs are, and the page of the site that shows them. Pretraining is made first: reports link to it.
 STAGES = {
-    "pretrain": ("Models trained from scratch, wiring against wiring: select all, then Chart", "quality"),
+    "pretrain": ("Models trained from scratch; the chart icon shows the curves of all wirings", "quality"),
     "adapt": ("Converted models finetuned or distilled", "adaptation"),
     "evaluate": ("Tasks and perplexities of trained models", "quality"),
     "sensitivity": ("Layers converted one after the other, without training", "sensitivity"),
