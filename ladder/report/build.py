@@ -18,7 +18,7 @@ from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
 from ladder.outputs import OutputFolder
 
-WRITTEN = ("records.csv", "tables", "figures", "summary.json", "all")
+WRITTEN = ("records.csv", "analysis", "pages", "tables", "figures", "summary.json", "all")
 UI = "http://127.0.0.1:5000/#/experiments/1"  # the address of `mlflow ui`, and the experiment that `ladder init` makes
 
 
@@ -131,6 +131,11 @@ def build(
     written += svg.write_all(figures, out / "figures")
     written += diagrams.write(out / "figures")
 
+    from ladder.analysis import build as analysis
+    from ladder.pages import build as pages
+
+    written += analysis.write(data, out / "analysis")
+    written += pages.write(analysis.read(out / "analysis"), out / "pages")
     summary = {
         **provenance,
         "config_digest": run.get("digest"),
