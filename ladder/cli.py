@@ -23,7 +23,7 @@ COMMANDS = {
     "tasks": ("ladder.data.tasks", "make evaluation tasks from held-out documents"),
     "pretrain": ("ladder.train.pretrain", "train a model from scratch"),
     "convert": ("ladder.model.convert", "rewire a decoder's checkpoint"),
-    "families": ("ladder.report.families", "list the families of decoders that can be rewired"),
+    "families": ("ladder.pages.families", "list the families of decoders that can be rewired"),
     "export": ("ladder.model.export", "write a checkpoint that loads without this package"),
     "adapt": ("ladder.train.adapt", "finetune a converted checkpoint on chat data"),
     "evaluate": ("ladder.evaluate.run", "evaluate checkpoints with lm-eval"),
@@ -38,7 +38,7 @@ COMMANDS = {
     "simulate study": ("ladder.simulate.study", "predict where each wiring wins, over models, links and batches"),
     "simulate page": ("ladder.report.whatif", "write the simulator's tables for the what-if page"),
     "calibrate": ("ladder.simulate.calibrate", "fit the simulator to measured points"),
-    "report": ("ladder.report.build", "render tables, figures and claims from records"),
+    "report": ("ladder.pages.build", "render tables, figures and claims from records"),
 }
 
 

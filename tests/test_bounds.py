@@ -9,7 +9,7 @@ from ladder import records
 from ladder.cli import main
 from ladder.errors import UserError
 from ladder.model.sizes import of_config, size
-from ladder.report.frames import read_records
+from ladder.analysis.frames import read_records
 from ladder.simulate.calibration import DEFAULT, load
 from ladder.wiring import table
 

@@ -6,11 +6,22 @@ from itertools import product
 import pandas as pd
 
 from ladder.model.sizes import SIZES
-from ladder.report.frames import Frames
-from ladder.report.noise import apart, trained_steps
-from ladder.report.points import KEY, Measurement, every, headline, none_if_nan, plain, points, sweeps, together
-from ladder.report.points import over_rho as curves_over_rho
-from ladder.report.quality import LOSS, PERPLEXITY, parameters, rewired_share, rows_of, trained
+from ladder.analysis.checkpoints import LOSS, PERPLEXITY, parameters, rewired_share, rows_of, trained, trained_steps
+from ladder.analysis.frames import Frames
+from ladder.analysis.points import (
+    KEY,
+    Measurement,
+    by,
+    every,
+    headline,
+    none_if_nan,
+    plain,
+    points,
+    sweeps,
+    together,
+    with_ends,
+)
+from ladder.analysis.points import over_rho as curves_over_rho
 from ladder.schedule import length, timeline
 from ladder.wiring import Wiring, split_name, table
 
@@ -41,14 +52,6 @@ CURVE = [i / 20 for i in range(2, 61)]  # rho from 0.1 to 3
 TOLERANCE = 0.05  # by which a larger model may be slower and still count as equally fast
 FAST = 0.1  # rho up to which a link counts as fast
 DEPTHS = {("1.2B", "1.5B"), ("3.5B", "4.5B")}  # Table 5's smaller and larger model
-
-
-def with_ends(name: str, row: dict | None) -> dict:
-    """A row's value, low and high as columns NAME, NAME_low, NAME_high; {} for None."""
-    if row is None:
-        return {}
-    ends = {end: none_if_nan(row.get(end)) for end in ("low", "high")}
-    return {name: row["value"]} | {f"{name}_{end}": value for end, value in ends.items() if value is not None}
 
 
 def speed(frames: Frames) -> pd.DataFrame:
@@ -86,23 +89,25 @@ def timed(frames: Frames) -> list[dict]:
         for number, sweep in enumerate(sorted(sweeps(plain(best), over), key=len, reverse=True)):
             for p in sweep:
                 views.setdefault(id(p), set()).add(f"{over}{number}")
-    for p in every(frames):
-        if p.rho is not None and p.rho <= FAST:
-            views.setdefault(id(p), set()).add("fast")
+    near = [p for p in every(frames) if p.rho is not None and p.rho <= FAST and p.row("speedup", "ladder")]
+    for p in (p for group in by(near, lambda p: p.how).values() for p in headline(group)):
+        views.setdefault(id(p), set()).add("fast")
     kept = {id(p) for p in best}
     basic = {id(p) for p in plain(best)}
     rows = []
-    for p in every(frames):
+    for number, p in enumerate(every(frames)):
         view = views.get(id(p), set()) | ({"plain"} if id(p) in basic else set())
         view |= set() if id(p) in kept else {"slower"}
-        rows += [row | {"view": " ".join(sorted(view))} for row in of_point(p)]
+        rows += [row | {"view": " ".join(sorted(view)), "point": number} for row in of_point(p)]
     return rows
 
 
 def of_point(p: Measurement) -> list[dict]:
     setting = {name: none_if_nan(p.key[name]) for name in SETTING}
     setting |= {"link": p.link, "link_name": p.link_name, "hardware": p.hardware, "origin": p.origin}
-    setting |= {"backend": p.key["backend"], "record": p.key["record"]}
+    setting |= {"backend": p.key["backend"], "record": p.key["record"], "preset": none_if_nan(p.key["link"])}
+    # Records say it in the name of the link only.
+    setting["p2p"] = "disabled" if "p2p off" in str(setting["preset"]).lower() else None
     rows = []
     for wiring in p.wirings:
         row = setting | {"wiring": wiring}
@@ -118,6 +123,8 @@ def of_point(p: Measurement) -> list[dict]:
                 row |= with_ends(f"{phase}_saved", p.improvement(wiring, phase))
         if p.row("seconds", wiring):
             row["ms_per_token"] = 1e3 * row["decode_s"]
+        if timing := p.row("speedup", wiring):
+            row["rounds"] = timing["n"]
         name, chosen = split_name(wiring)
         if chosen:
             row["layers_share"] = rewired_share(wiring, p.key["model"])
@@ -194,8 +201,8 @@ def traced(frames: Frames) -> pd.DataFrame:
 
 
 def equal_speed(frames: Frames) -> pd.DataFrame:
-    """Pairs of a smaller and a larger model in the same setting, of which the larger has at least 0.95 times the
-    tokens/s: the smaller under standard, or both as they were trained; with the difference in quality."""
+    """Pairs of a smaller and a larger model in the same setting, the smaller under standard, or both as they were
+    trained; fast_enough: the larger has at least 0.95 times the tokens/s; with the difference in quality."""
     rows = []
     paper = frames.paper("table5_larger_ladder").set_index(["model", "metric"])["value"]
     for small, large in sorted(DEPTHS):
@@ -203,12 +210,11 @@ def equal_speed(frames: Frames) -> pd.DataFrame:
         rows.append({"smaller": f"{small} standard", "larger": f"{large} ladder", "origin": "published",
                      "size_ratio": float(large[:-1]) / float(small[:-1]), "small_speed": speeds[0],
                      "large_speed": speeds[1], "speed_ratio": speeds[1] / speeds[0], "hardware": "H100",
+                     "fast_enough": True,
                      "perplexity_difference": paper[large, "Wikitext PPL"] - paper[small, "Wikitext PPL"]})  # fmt: skip
     quality: dict[tuple, dict] = {}
     for (small, base, low), (large, wiring, high) in pairs(frames):
         names = (small.key["model"], base), (large.key["model"], wiring)
-        if high["value"] / low["value"] < 1 - TOLERANCE:
-            continue
         if names not in quality:
             quality[names] = quality_apart(frames, *names)
         rows.append({"smaller": " ".join(names[0]), "larger": " ".join(names[1]), "origin": large.origin,
@@ -216,6 +222,7 @@ def equal_speed(frames: Frames) -> pd.DataFrame:
                      "tp": large.key["tp"], "batch": large.key["batch"], "link": small.link,
                      "small_speed": low["value"], "large_speed": high["value"], "hardware": large.hardware,
                      "speed_ratio": high["value"] / low["value"],
+                     "fast_enough": high["value"] / low["value"] >= 1 - TOLERANCE,
                      "one_record": small.key["record"] == large.key["record"], **quality[names]})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -245,6 +252,8 @@ def pairs(frames: Frames) -> list[tuple[tuple, tuple]]:
 
 def quality_apart(frames: Frames, small: tuple[str, str], large: tuple[str, str]) -> dict:
     """Loss and perplexity of the larger (model, wiring) less the smaller one's, where both were trained as long."""
+    from ladder.analysis.quality import apart
+
     one, other = ({"model": m, "wiring": w, "variant": "pretrained"} for m, w in (large, small))
     if not (len(rows_of(frames, LOSS, **one)) and len(rows_of(frames, LOSS, **other))):
         return {}

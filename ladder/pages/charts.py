@@ -16,9 +16,9 @@ import pandas as pd
 from ladder.files import atomic_write
 from ladder.metrics import METRICS, label
 from ladder.metrics import text as cell_text
-from ladder.pages.words import listing, sentence
-from ladder.report.markup import escape
-from ladder.report.style import look, order
+from ladder.pages.words import finding, listing, sentence
+from ladder.markup import escape
+from ladder.looks import look, order
 
 Tables = dict[str, pd.DataFrame]
 INK, LIGHT, DARK = "#010203", "#1f2328", "#e2e4e9"
@@ -32,7 +32,7 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 CONFIG = {
     "background": None,
     "font": "Arial, Helvetica, 'Liberation Sans', sans-serif",
-    "padding": {"left": 8, "top": 5, "right": 22, "bottom": 5},
+    "padding": {"left": 18, "top": 5, "right": 22, "bottom": 5},
     "view": {"stroke": None},
     "axis": {"domainColor": INK, "gridColor": INK, "gridOpacity": 0.12, "tickColor": INK, "labelColor": INK}
     | {"titleColor": INK, "titleFontWeight": "normal", "titleFontSize": 12, "labelFontSize": 11, "tickCount": 5}
@@ -75,6 +75,7 @@ class Chart:
     layers: tuple[Layer, ...] = (Layer("line"), Layer("point"))
     log: str = ""
     rule: float | None = None
+    diagonal: bool = False
     x2: str | None = None
     hover: tuple[str, ...] = ()
     ends: bool = True
@@ -83,6 +84,9 @@ class Chart:
     xdomain: tuple[float, float] | None = None
     size: tuple[int, int] = (250, 200)
     need: str = "This run has no such numbers."
+
+    def write(self, tables: Tables, out: Path) -> list[Path]:
+        return write(self, tables, out)
 
     def rows(self, tables: Tables) -> pd.DataFrame:
         rows = self.source(tables) if callable(self.source) else tables[self.source]
@@ -124,6 +128,12 @@ def spec(chart: Chart, rows: pd.DataFrame, title: str, alt: str) -> dict:
     if chart.rule is not None:
         mark = {"type": "rule", "color": INK, "opacity": 0.6, "strokeWidth": 1}
         layers.append({"mark": mark, "data": {"values": [{}]}, "encoding": {"y": {"datum": chart.rule}}})
+    if chart.diagonal:
+        ends = data[[chart.x, chart.y]].agg(["min", "max"])
+        line = [{"a": v, "b": v} for v in (ends.loc["min"].min(), ends.loc["max"].max())]
+        encoding = {"x": {"field": "a", "type": "quantitative"}, "y": {"field": "b", "type": "quantitative"}}
+        mark = {"type": "line", "color": INK, "opacity": 0.5, "strokeWidth": 1}
+        layers.append({"data": {"values": line}, "mark": mark, "encoding": encoding})
     for layer in chart.layers:
         chosen = rows.query(layer.where) if layer.where else rows
         if len(chosen):
@@ -158,12 +168,14 @@ def axis(chart: Chart, rows: pd.DataFrame, name: str, column: str) -> dict:
     encoded = {"field": column, "type": kind(rows, column), "title": label(column)}
     domain = {"x": chart.xdomain, "y": chart.domain}[name]
     if encoded["type"] == "nominal":
-        return encoded | {"sort": None, "axis": {"grid": False, "labelLimit": 220, "title": None, "labelAngle": 0}}
+        values = list(dict.fromkeys(rows[column].dropna()))
+        axis = {"grid": False, "labelLimit": 220, "title": None, "labelAngle": 0, "labelOverlap": False}
+        return encoded | {"sort": values, "scale": {"domain": values}, "axis": axis}
     scale: dict = {"zero": False}
     if name in chart.log:
         scale = {"type": "log", "nice": False}
-        ticks = sorted(set(rows[column].dropna())) if rows[column].nunique() <= 8 else None
-        encoded["axis"] = {"format": "~g"} | ({"values": ticks} if ticks and name == "x" else {})
+        ticks = sorted(set(rows[column].dropna())) if rows[column].nunique() <= 10 else None
+        encoded["axis"] = {"format": "~g"} | ({"values": ticks} if ticks and name == "x" else {"grid": False})
     if domain:
         scale |= {"domain": list(domain), "nice": False}
     return encoded | {"scale": scale}
@@ -172,7 +184,8 @@ def axis(chart: Chart, rows: pd.DataFrame, name: str, column: str) -> dict:
 def colour(chart: Chart, names: list[str], wirings: list[str]) -> dict:
     shades = [chart.colours.get(w) or (look(w).colour if chart.colour == "wiring" else SERIES[n % len(SERIES)])
               for n, w in enumerate(wirings)]  # fmt: skip
-    legend = None if chart.ends or len(names) < 2 else {"title": None, "columns": 3}
+    named = chart.ends or len(names) < 2 or (chart.colour == "wiring" and chart.y in ("wiring", "name"))
+    legend = None if named else {"title": None, "columns": 3}
     return {"field": chart.colour, "type": "nominal", "legend": legend, "scale": {"domain": names, "range": shades}}
 
 
@@ -283,7 +296,8 @@ def write(chart: Chart, tables: Tables, out: Path) -> list[Path]:
         )
         links.append(f'<a href="reports/pages/{name}.svg" download>SVG</a>')
     body = f'<div class="panels">{"".join(parts)}</div>' if parts else f'<p class="nothing">{escape(chart.need)}</p>'
-    title = chart.title(tables) if parts else chart.caption
+    axes = f"{label(chart.y)} against {label(chart.x)}"
+    title = finding(chart.title, tables, axes) if parts else chart.caption
     source = f'<a href="reports/analysis/{chart.source}.csv" download>CSV</a> ' if isinstance(chart.source, str) else ""
     identity = chart.name.replace("_", "-")
     caption = f"{escape(chart.caption)} " if parts else ""

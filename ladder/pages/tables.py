@@ -9,9 +9,9 @@ import pandas as pd
 
 from ladder.metrics import METRICS, label, text
 from ladder.pages.charts import Tables, save
-from ladder.pages.words import sentence
-from ladder.report.markup import escape
-from ladder.report.style import look, order
+from ladder.pages.words import finding, sentence
+from ladder.markup import escape
+from ladder.looks import look, order
 
 LONG = 20  # rows from which on a table gets a filter
 
@@ -38,6 +38,12 @@ class Table:
     missing: str = "not measured, or not published"
     fold: bool = False
     heads: dict[str, str] | None = None
+    csv: str | None = None  # below reports/, where it is no derived table
+
+    def write(self, tables: Tables, out: Path) -> list[Path]:
+        path = out / f"{self.name}.html"
+        save(path, render(self, tables, self.select(tables)) + "\n")
+        return [path]
 
     def select(self, tables: Tables) -> pd.DataFrame:
         rows = self.source(tables) if callable(self.source) else tables[self.source]
@@ -85,6 +91,8 @@ def value_text(column: str | None, value, row: dict) -> str:
     if column == "wiring" and isinstance(value, str):
         degree = row.get("degree")
         return look(value, None if degree is None or pd.isna(degree) else degree).label
+    if column == "metric" and value in METRICS:
+        return METRICS[value].title
     named = row.get("metric")
     if column in ("value", "published", "simulated") and named in METRICS:
         column = named
@@ -105,22 +113,14 @@ def cell(column: str, row: dict, table: Table) -> tuple[str, str]:
     return inside, str(order(value)[0]) if column == "wiring" else str(value).lower()
 
 
-def write(table: Table, tables: Tables, out: Path) -> list[Path]:
-    page = out / f"{table.name}.html"
-    rows = table.select(tables)
-    save(page, render(table, tables, rows) + "\n")
-    return [page]
-
-
-def said(words, tables: Tables) -> str:
-    return words(tables) if callable(words) else words
+def plain(table: Table) -> str:
+    return table.title if isinstance(table.title, str) else table.name.replace("_", " ").capitalize()
 
 
 def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
     identity = f"table-{table.name.replace('_', '-')}"
     if rows.empty:
-        title = table.title if isinstance(table.title, str) else table.name.replace("_", " ").capitalize()
-        return f'<div class="results" id="{identity}">\n<p class="caption"><strong>{escape(title)}.</strong> {escape(table.need)}</p>\n</div>'  # fmt: skip
+        return f'<div class="results" id="{identity}">\n<p class="caption"><strong>{escape(plain(table))}.</strong> {escape(table.need)}</p>\n</div>'  # fmt: skip
     metrics = heads_of(table, rows)
     names = [name for name in table.rows if name in rows]
     tail = [name for name in table.tail if name in rows and rows[name].notna().any()]
@@ -142,13 +142,14 @@ def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
         f'<th scope="col" class="{classes(n, head, rows, table, columns)}">{grouped(head)}{escape(head.words(table))}</th>'
         for n, head in enumerate(columns)
     )
-    title, caption = sentence(said(table.title, tables)), said(table.caption, tables)
+    title, caption = sentence(finding(table.title, tables, plain(table))), finding(table.caption, tables, "")
     tools = ""
     if len(body) > LONG:
         tools = f'<label class="filter">Filter <input type="search" aria-label="Filter the rows of this table"></label><span class="count" aria-live="polite">{len(body)} rows</span>'  # fmt: skip
     if any("more" in classes(n, head, rows, table, columns) for n, head in enumerate(columns)):
         tools += '<label class="all"><input type="checkbox"> all columns</label>'
-    source = f'<a href="reports/analysis/{table.source}.csv" download>CSV</a>' if isinstance(table.source, str) else ""
+    path = table.csv or (f"analysis/{table.source}.csv" if isinstance(table.source, str) else "")
+    source = f'<a href="reports/{path}" download>CSV</a>' if path else ""
     parts = [
         f'<p class="caption" id="{identity}-caption"><strong>{escape(title)}</strong> {escape(caption)} <span class="downloads">{source}</span></p>',  # fmt: skip
         f'<div class="tools">{tools}</div>' if tools else "",

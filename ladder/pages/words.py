@@ -1,5 +1,7 @@
 """Numbers and lists in sentences."""
 
+from collections.abc import Callable
+
 from ladder.metrics import text
 
 
@@ -27,3 +29,13 @@ def sentence(words: str) -> str:
     """With a capital at the beginning and a full stop at the end."""
     words = words.strip()
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "?", "!")) else ".")
+
+
+def finding(make: str | Callable, tables: dict, otherwise: str) -> str:
+    """What ``make`` says of the tables; ``otherwise`` where this run lacks the numbers that the sentence needs."""
+    if isinstance(make, str):
+        return make
+    try:
+        return make(tables)
+    except (LookupError, ValueError, AttributeError, TypeError):
+        return otherwise

@@ -17,8 +17,8 @@ from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
 from ladder.model.sizes import SIZES
 from ladder.outputs import OutputFile
-from ladder.report.markup import script
-from ladder.report.style import COMMUNICATION, HYBRIDS, look
+from ladder.markup import script
+from ladder.looks import COMMUNICATION, HYBRIDS, look
 from ladder.schedule import order
 from ladder.simulate.calibration import ASSUMED, DEFAULT, Calibration, load
 from ladder.simulate.implementation import IMPLEMENTATIONS

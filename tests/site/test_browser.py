@@ -14,7 +14,6 @@ PAGES = [
     "method",
     "wirings",
     "speed",
-    "benchmark",
     "quality",
     "sensitivity",
     "convert",
@@ -22,7 +21,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["simulator", "whatif", "scale", "families", "log"]
+PAGES += ["trust", "whatif", "scale", "families", "log"]
 # at least so many drawings
 FIGURES = {
     "index": 3,

@@ -10,7 +10,6 @@ PAGES = [
     "method",
     "wirings",
     "speed",
-    "benchmark",
     "quality",
     "sensitivity",
     "convert",
@@ -18,7 +17,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["simulator", "whatif", "scale", "families", "log"]
+PAGES += ["trust", "whatif", "scale", "families", "log"]
 
 
 @pytest.mark.slow
@@ -27,7 +26,7 @@ def test_every_page_and_every_download_is_there(built):
         text = (built / f"{page}.html").read_text(encoding="utf-8")
         links = re.findall(r'href="(reports/[^"#]+)"', text)
         assert [link for link in links if not (built / link).is_file()] == [], page
-    assert (built / "reports" / "tables" / "overlap.csv").is_file()
+    assert (built / "reports" / "analysis" / "speed.csv").is_file()
     assert (built / "reports" / "all").is_file()
 
 
@@ -63,7 +62,7 @@ def test_written_pages_hold_no_measured_number(page, request):
 def test_a_missing_report_is_named(project, mkdocs, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
-    (copy / "reports" / "tables" / "overlap.html").unlink()
+    (copy / "reports" / "pages" / "overlap.html").unlink()
     done = mkdocs(copy)
     assert done.returncode != 0
-    assert "tables/overlap.html" in done.stderr
+    assert "pages/overlap.html" in done.stderr
