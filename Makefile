@@ -75,4 +75,4 @@ ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5000
 
 clean:  ## delete what the pipeline made (not .venv, .venv-vllm)
 	rm -rf results build mlflow.db mlartifacts mlpending .snakemake reports/all reports/records.csv reports/summary.json \
-	  reports/tables reports/figures reports/whatif.html reports/families reports/claims.* reports/diagrams
+	  reports/analysis reports/pages reports/tables reports/figures reports/whatif.html reports/families reports/claims.* reports/diagrams

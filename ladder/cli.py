@@ -23,7 +23,7 @@ COMMANDS = {
     "tasks": ("ladder.data.tasks", "make evaluation tasks from held-out documents"),
     "pretrain": ("ladder.train.pretrain", "train a model from scratch"),
     "convert": ("ladder.model.convert", "rewire a decoder's checkpoint"),
-    "families": ("ladder.report.families", "list the families of decoders that can be rewired"),
+    "families": ("ladder.pages.families", "list the families of decoders that can be rewired"),
     "export": ("ladder.model.export", "write a checkpoint that loads without this package"),
     "adapt": ("ladder.train.adapt", "heal a converted checkpoint: distil or finetune it"),
     "fetch": ("ladder.evaluate.fetch", "copy the data sets of lm-eval's tasks, for machines without a network"),
@@ -40,10 +40,10 @@ COMMANDS = {
     "simulate rows": ("ladder.simulate.published", "write the published speed numbers as points"),
     "simulate validate": ("ladder.simulate.validate", "hold predictions against what was published and measured"),
     "simulate study": ("ladder.simulate.study", "predict where each wiring wins, over models, links and batches"),
-    "simulate page": ("ladder.report.whatif", "write the simulator's tables for the what-if page"),
+    "simulate page": ("ladder.pages.whatif", "write the simulator's tables for the what-if page"),
     "calibrate": ("ladder.simulate.calibrate", "fit the simulator to measured points"),
     "together": ("ladder.together", "run several commands in one process"),
-    "report": ("ladder.report.build", "render tables, figures and claims from records"),
+    "report": ("ladder.pages.build", "render tables, figures and claims from records"),
 }
 
 

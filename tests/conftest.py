@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 
+pytest_plugins = ["toy_reports"]
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -25,8 +27,8 @@ settings.register_profile("ladder", deadline=None, derandomize=True, suppress_he
 settings.load_profile("ladder")
 
 # What runs on one worker is a file, or a folder whose files share fixtures. The longest begin first.
-TOGETHER = ("tests/report", "tests/site")
-LONGEST = ["tests/test_workflow.py", "tests/report", "tests/site", "tests/parallel/test_parallelize.py"]
+TOGETHER = ("tests/pages", "tests/analysis", "tests/site")
+LONGEST = ["tests/test_workflow.py", "tests/pages", "tests/site", "tests/parallel/test_parallelize.py"]
 LONGEST += ["tests/bench/test_bench.py", "tests/inference/test_engine.py", "tests/model/test_wheel.py"]
 LONGEST += ["tests/train/test_ranks.py", "tests/test_tracking.py", "tests/train/test_failures.py"]
 

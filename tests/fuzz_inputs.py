@@ -180,7 +180,7 @@ def device(rng, here: Path, _) -> tuple[list, str]:
 
 
 def record(rng, here: Path, _) -> tuple[Callable, str]:
-    from ladder.report.frames import read_records, tidy
+    from ladder.analysis.frames import read_records, tidy
 
     every = sorted((ROOT / "reports" / "measured").rglob("*.json"))
     (here / "records").mkdir()

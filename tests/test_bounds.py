@@ -6,11 +6,11 @@ import re
 import pytest
 
 from ladder import records
+from ladder.analysis.frames import read_records
 from ladder.cli import main
 from ladder.errors import UserError
 from ladder.model.shapes import of_config
 from ladder.model.sizes import size
-from ladder.report.frames import read_records
 from ladder.simulate.calibration import DEFAULT, load
 from ladder.wiring import table
 

@@ -15,12 +15,12 @@ from ladder import cost
 from ladder.devices import DEVICES
 from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
+from ladder.looks import COMMUNICATION, HYBRIDS, look
+from ladder.markup import script
 from ladder.model.shapes import EXPERTS, FAMILIES, MOST, UNCOUNTED, published
 from ladder.model.sizes import SIZES, Size
 from ladder.outputs import OutputFile
 from ladder.reading import read_csv, read_json
-from ladder.report.markup import script
-from ladder.report.style import COMMUNICATION, HYBRIDS, look
 from ladder.simulate.calibration import ASSUMED, DEFAULT, Calibration, load
 from ladder.simulate.implementation import IMPLEMENTATIONS
 from ladder.simulate.model import STEP

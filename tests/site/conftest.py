@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "report"))  # toy_records
 # No first-run pages, no update checks, no sandbox (containers), no GPU.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--no-first-run", "--no-default-browser-check"]
@@ -38,7 +37,7 @@ def project(request, tmp_path_factory):
     import toy_records
 
     from ladder.cli import main
-    from ladder.report.build import build
+    from ladder.pages.build import build
 
     root, copy = request.config.rootpath, tmp_path_factory.mktemp("project")
     shutil.copytree(root / "site", copy / "site", symlinks=True)

@@ -19,7 +19,6 @@ PAGES = [
     "method",
     "wirings",
     "speed",
-    "benchmark",
     "quality",
     "sensitivity",
     "convert",
@@ -27,7 +26,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["simulator", "whatif", "scale", "families", "log", "changelog", "api"]
+PAGES += ["trust", "whatif", "scale", "families", "log", "changelog", "api"]
 # at least so many drawings
 FIGURES = {
     "index": 3,

@@ -13,7 +13,6 @@ PAGES = [
     "method",
     "wirings",
     "speed",
-    "benchmark",
     "quality",
     "sensitivity",
     "convert",
@@ -21,7 +20,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["simulator", "whatif", "scale", "families", "log", "api"]
+PAGES += ["trust", "whatif", "scale", "families", "log", "api"]
 
 
 @pytest.mark.slow
@@ -30,7 +29,7 @@ def test_every_page_and_every_download_is_there(built):
         text = (built / f"{page}.html").read_text(encoding="utf-8")
         links = re.findall(r'href="(reports/[^"#]+)"', text)
         assert [link for link in links if not (built / link).is_file()] == [], page
-    assert (built / "reports" / "tables" / "overlap.csv").is_file()
+    assert (built / "reports" / "analysis" / "speed.csv").is_file()
     assert (built / "reports" / "all").is_file()
 
 
@@ -111,7 +110,7 @@ def test_written_pages_hold_no_measured_number(page, request):
 def test_a_missing_report_is_named(project, mkdocs, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
-    (copy / "reports" / "tables" / "overlap.html").unlink()
+    (copy / "reports" / "pages" / "overlap.html").unlink()
     done = mkdocs(copy)
     assert done.returncode != 0
-    assert "tables/overlap.html" in done.stderr
+    assert "pages/overlap.html" in done.stderr
