@@ -72,7 +72,13 @@ LINKS = {
     "a100-80g": ("a100-nvlink", "pcie4-host-staged", *ETHERNET),
     "a100-40g": ("a100-nvlink", "pcie4-host-staged", *ETHERNET),
     "mi300x": ("mi300x-xgmi", "roce-400g"),
-    **dict.fromkeys(("l40s", "l4", "rtx-4090"), PCIE4),
+    "mi350x": ("mi350x-xgmi", "roce-400g"),
+    "v100-32g": ("v100-nvlink", *ETHERNET),
+    "rtx-4090": (PCIE4[0], "pcie4-p2p", *PCIE4[1:]),
+    **dict.fromkeys(("rtx-5090", "rtx-pro-6000"), (PCIE5[0], "pcie5-p2p", *PCIE5[1:])),
+    "gb10": ("dgx-spark-roce", "dgx-spark-one-shot", *ETHERNET),
+    **dict.fromkeys(("m3-ultra", "m4-pro"), ("thunderbolt5",)),
+    **dict.fromkeys(("l40s", "l4"), PCIE4),
 }
 
 # name, words, memory_bytes, bandwidth, flops, source, power_w
