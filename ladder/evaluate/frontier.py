@@ -95,7 +95,7 @@ class Pass(NamedTuple):
 class Reader:
     """``model``, under any table of one wiring and degree, on ``windows`` [N, S + 1], ``batch`` of them at once."""
 
-    def __init__(self, model, windows: np.ndarray, batch: int, told: Callable = int):
+    def __init__(self, model, windows: np.ndarray, batch: int, told: Callable = lambda count: None):
         self.model, self.told = model, told
         self.batches = np.split(windows, range(batch, len(windows), batch))
 
@@ -135,7 +135,7 @@ def passes(layers: int) -> int:
 
 
 def scan(
-    model, wiring: Wiring, choice: np.ndarray, heldout: np.ndarray, batch: int, told: Callable = int
+    model, wiring: Wiring, choice: np.ndarray, heldout: np.ndarray, batch: int, told: Callable = lambda count: None
 ) -> Iterator[ScanPoint]:
     """Rewire ``model`` in place and yield point by point: the original, each layer alone (on the windows to choose on),
     the last n and the chosen n (on those held out), n = 1 to all.

@@ -49,8 +49,8 @@ def from_record(
     for key, value in architecture(checkpoint).items():
         if scanned.get(key) != value:
             raise UserError(
-                f"{record}: is of another model: its {key} is {scanned.get(key)}, and {checkpoint.folder} has {value}; "
-                "scan this one with `ladder sensitivity`"
+                f"{record}: is of another model: its {key} is {scanned.get(key)}, and here it is {value}; scan this "
+                "model with `ladder sensitivity`"
             )
     rows = [row for row in content["rows"] if row["metric"] in (CHOSEN, RECOMMENDED) and "layers" in row]
     names = sorted({row["wiring"] for row in rows})
