@@ -16,6 +16,7 @@ import torch
 
 from ladder import cost
 from ladder.errors import UserError
+from ladder.memory import give_back
 from ladder.model.modeling import LadderForCausalLM
 from ladder.parallel.group import Group
 from ladder.progress import Progress
@@ -23,7 +24,7 @@ from ladder.train.batches import evenly
 from ladder.train.losses import measure, tokens
 from ladder.train.methods import SFT, Objective
 from ladder.train.options import PARTS, Options
-from ladder.train.speed import peak, peak_memory, straggler_gap
+from ladder.train.speed import LARGE, peak, peak_memory, straggler_gap
 from ladder.train.state import Checkpoints, State, trained
 
 POINTS = 1000  # at most so many training points are logged
@@ -106,6 +107,8 @@ def train(
                 )
             optimizer.step()
             optimizer.zero_grad()
+            if model.layout.parameters >= LARGE:
+                give_back()
             state.step = step
 
             point = {
