@@ -23,7 +23,7 @@ from ladder.progress import Progress
 from ladder.train.batches import evenly
 from ladder.train.losses import measure, tokens
 from ladder.train.methods import SFT, Objective
-from ladder.train.options import PARTS, Options
+from ladder.train.options import Options
 from ladder.train.speed import LARGE, peak, peak_memory, straggler_gap
 from ladder.train.state import Checkpoints, State, trained
 
@@ -166,14 +166,16 @@ def steps_in_time(model, dataset, held_out, options: Options, ranks: Group, obje
     rows = dataset.of_step(options.batch, options.seed, 1)
     if ranks.first:
         print(f"timing two steps, to see how many {options.minutes:g} minutes allow", file=sys.stderr, flush=True)
+    times = [time.perf_counter()]
     for _ in range(2):
-        began = time.perf_counter()
         backward(model, dataset, rows, options, ranks, objective)
         model.zero_grad()
-    step, began = time.perf_counter() - began, time.perf_counter()
+        times.append(time.perf_counter())
     validate(model, held_out, options, ranks, objective)
-    left = 60 * options.minutes - (PARTS + 1) * (time.perf_counter() - began)
-    return ranks.gather(max(1, int(left / step)))[0]
+    step, validation = times[2] - times[1], time.perf_counter() - times[2]
+    return ranks.gather(
+        options.steps_within(60 * options.minutes - (time.perf_counter() - times[0]), step, validation)
+    )[0]
 
 
 def backward(model, dataset, rows: np.ndarray, options: Options, ranks: Group, objective: Objective = SFT) -> float:

@@ -66,6 +66,14 @@ class Options:
         every = max(self.evaluate_every, math.ceil(steps / PARTS))
         return replace(self, steps=steps, evaluate_every=every, checkpoint_every=max(1, int(5 * steps / self.minutes)))
 
+    def steps_within(self, seconds: float, step: float, validation: float) -> int:
+        """How many steps, at least one, fit into so many seconds, given what a step and a validation take."""
+
+        def took(steps: int) -> float:
+            return steps * step + (1 + math.ceil(steps / self.of_steps(steps).evaluate_every)) * validation
+
+        return max((n for n in range(1, int(max(0, seconds) / step) + 1) if took(n) <= seconds), default=1)
+
     def learning_rate(self, step: int) -> float:
         """Of step 1, 2, ..., ``steps``: linear from lr / warmup to lr, then half a cosine down to min_lr x lr."""
         if step <= self.warmup:

@@ -22,6 +22,15 @@ def test_learning_rate_without_warmup_or_decay():
     assert Options(steps=5, warmup=5, lr=2.0).learning_rate(5) == 2.0
 
 
+@pytest.mark.parametrize(("seconds", "steps"), [(-5, 1), (10, 5), (60, 42), (6000, 5982)])
+def test_steps_in_a_time(seconds, steps):
+    """A step takes one second, a validation two: before the first, and after every fifth step or eighth of all."""
+    chosen = Options(minutes=10, evaluate_every=5)
+    assert chosen.steps_within(seconds, 1.0, 2.0) == steps
+    assert chosen.of_steps(800).evaluate_every == 100
+    assert chosen.of_steps(800).checkpoint_every == 400
+
+
 def test_per_rank():
     assert Options(batch=8).per_rank(1) == (1, 8)
     assert Options(batch=8).per_rank(4) == (1, 2)
