@@ -27,7 +27,7 @@ class Plan:
     Each job holds what its rule needs: ``flags`` of the command line, ``launch`` (what starts it), ``gpus``, ``place``
     (snakemake's resources for them), ``row`` (its row of the table of sizes: a changed row reruns what depends on it),
     and the paths it reads. ``together``: pretraining jobs that one process runs, by what its rule is called.
-    ``missing``: what is left out, since a package that would bring it is not installed.
+    ``missing``: what is left out, since a package that would bring it is not installed. ``stock``: lm-eval's own tasks.
     """
 
     config: dict
@@ -43,6 +43,7 @@ class Plan:
     sensitivity: dict[str, dict] = field(default_factory=dict)
     bench: dict[str, dict] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    stock: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.digest = digest(self.config)

@@ -121,6 +121,10 @@ def test_other_settings_are_another_evaluation(evaluate, tmp_path):
     code, said = evaluate(*words, "--limit", 3, "--names", "n", checkpoints=["one"], tasks=["cloze"])
     assert "n cloze: acc" in said
     assert records.read(tmp_path / "n.json")["rows"][0]["n"] == 3
+    assert "dtype" not in records.read(tmp_path / "n.json")["rows"][0]
+    code, said = evaluate(*words, "--dtype", "bf16", "--names", "n", checkpoints=["one"], tasks=["cloze"])
+    assert "n cloze: acc" in said
+    assert records.read(tmp_path / "n.json")["rows"][0]["dtype"] == "bf16"
 
 
 def test_shots_are_put_before_the_question(place, tmp_path, monkeypatch):
