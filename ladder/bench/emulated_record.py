@@ -7,7 +7,7 @@ import numpy as np
 from ladder.bench.bandwidth import step_bytes
 from ladder.bench.point import DTYPES, BenchCase
 from ladder.bench.rank0 import Rank0, Timed, Wire
-from ladder.bench.rows import compare, throughput, what
+from ladder.bench.rows import checked, compare, throughput, what
 from ladder.bench.statistics import estimate, hidden, matters
 from ladder.schedule import length, timeline
 
@@ -22,18 +22,9 @@ def shared(point: BenchCase) -> dict:
 def checked_rows(rank: Rank0) -> list[dict]:
     """What holds on every link: logits, order, memory's bandwidth, bytes of a step."""
     point = rank.point
-    base, rows = shared(point), []
-    for wiring in point.wirings:
-        here = {**base, "wiring": wiring}
-        if wiring in rank.differences:
-            note = f"{point.tp} ranks against the unsharded model, {point.checked().layers} layers, fp32"
-            value = rank.differences[wiring]
-            rows.append({**here, "metric": "logits_difference", "value": value, "unit": "1", "note": note})
-        for compute in point.compute:
-            value = rank.path_differences[wiring, compute]
-            row = {"metric": "implementation_difference", "value": value, "unit": "1", "compute": compute}
-            rows.append({**here, **row, "note": "of the timed path against the plain model on rank 0, relative"})
-        rows.append({**here, "metric": "all_reduces", "value": rank.counts[wiring], "unit": "per step"})
+    base = shared(point)
+    note = f"{point.tp} ranks against the unsharded model, {point.checked().layers} layers, fp32"
+    rows = checked(base, note, rank.differences, rank.path_differences, rank.counts)
     measured = base | {"origin": "measured", "backend": "none"}
     rows.append({**measured, "metric": "copy_bandwidth", "unit": "bytes/s", **rank.bandwidth})
     rows.append({**measured, "metric": "step_bytes", "unit": "bytes", "phase": "decode", "value": read_bytes(rank)})

@@ -161,12 +161,11 @@ def affine(small: int, large: int, first: float, second: float) -> tuple[float, 
 
 def tidy(point, link: str, found: dict) -> list[dict]:
     """Rows of one delay."""
-    from ladder.bench.ranks import checked_rows
-    from ladder.bench.rows import compare, throughput, what
+    from ladder.bench.rows import checked, compare, throughput, what
     from ladder.bench.statistics import estimate
 
     measured = what(point, backend="gloo", origin="measured", link=link)
-    rows = checked_rows(point, measured, *found["checks"].values())
+    rows = checked(measured, f"{point.checked().layers} layers in fp32", *found["checks"].values())
     for phase, reduce in found["reduce"].items():
         row = {
             **measured,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ladder.bench.plain import logits, random_weight
 from ladder.bench.point import TOLERANCE, BenchCase, check_order, check_path, difference, refuse, unsharded
 from ladder.bench.rank0 import fixed_shapes, module_spans, span
-from ladder.bench.rows import compare, throughput, what
+from ladder.bench.rows import checked, compare, throughput, what
 from ladder.bench.timing import Timer
 from ladder.inference.engine import Engine
 from ladder.inference.fused import Fused
@@ -46,7 +46,7 @@ def measure(
     machines = len(set(group.hosts))
     link = f"between {machines} machines" if machines > 1 else "loopback" if backend == "gloo" else "this machine's"
     shared = what(point, backend=backend, origin="measured", link=link)
-    rows = checked_rows(point, shared, differences, paths, counts)
+    rows = checked(shared, f"{point.checked().layers} layers in fp32", differences, paths, counts)
     for phase in ("prefill", "decode"):
         rows += compare(samples[phase], None, shared | {"phase": phase})
     return rows + throughput(point, samples, shared), extra
@@ -72,23 +72,6 @@ def slowest(seconds: float, device: str) -> float:
     found = torch.tensor(seconds, dtype=torch.float64, device=device)
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return found.item()
-
-
-def checked_rows(point: BenchCase, shared: dict, differences: dict, paths: dict, counts: dict) -> list[dict]:
-    """Rows of what was checked before the timing."""
-    note = f"{point.checked().layers} layers in fp32"
-    rows = [
-        {**shared, "wiring": w, "metric": "logits_difference", "value": value, "unit": "1", "note": note}
-        for w, value in differences.items()
-    ]
-    rows += [
-        {**shared, "wiring": w, "compute": c, "metric": "implementation_difference", "value": value, "unit": "1"}
-        for (w, c), value in paths.items()
-    ]
-    return rows + [
-        {**shared, "wiring": w, "metric": "all_reduces", "value": count, "unit": "per step"}
-        for w, count in counts.items()
-    ]
 
 
 def check_logits(group: Group, point: BenchCase, all_reduce) -> dict[str, float]:

@@ -15,6 +15,22 @@ def what(point: BenchCase, **more) -> dict:
     return {key: getattr(point, key) for key in keys} | more
 
 
+def checked(what: dict, note: str, differences: dict, paths: dict, counts: dict) -> list[dict]:
+    """Rows of what was checked before the timing: logits (``note``: of what), the timed path, the order."""
+    path = "of the timed path against the plain model on rank 0, relative"
+    rows = [
+        {**what, "wiring": wiring, "metric": "logits_difference", "value": value, "unit": "1", "note": note}
+        for wiring, value in differences.items()
+    ]
+    for (wiring, compute), value in paths.items():
+        row = {"metric": "implementation_difference", "value": value, "unit": "1", "note": path}
+        rows.append({**what, "wiring": wiring, "compute": compute, **row})
+    return rows + [
+        {**what, "wiring": wiring, "metric": "all_reduces", "value": count, "unit": "per step"}
+        for wiring, count in counts.items()
+    ]
+
+
 def compare(wall: Samples, virtual: Samples | None, what: dict) -> list[dict]:
     """Rows of one phase: seconds, speed-up over standard, share of communication hidden, each way to compute apart."""
     rows = []

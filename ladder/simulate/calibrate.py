@@ -9,7 +9,6 @@ more records of `ladder bench`, whose standard and upper_bound rows are taken: t
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,9 +22,9 @@ from ladder.simulate.calibration import Calibration, load
 from ladder.simulate.fit import Fit, Row, fit
 from ladder.simulate.points import read
 from ladder.simulate.records import QUIET, bench_rows, emulated, own_device
+from ladder.simulate.scores import short
 
 MEASURES = ("tokens_per_s", "prefill_s", "decode_s", "speedup")
-ROUND = 6  # significant digits of what is written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,9 +147,6 @@ def content(done: Fit, rows: list[Row], before: list[dict]) -> dict:
     """What a calibration file holds: the calibration, and the report of its fit, row by row, after those ``before``."""
     import numpy as np
 
-    def short(value: float) -> float:
-        return float(f"{value:.{ROUND}g}")
-
     calibration = done.calibration
     told = [
         {**rows[n].point._asdict(), "what": what, "value": short(np.exp(seen)), "fitted": short(np.exp(made))}
@@ -168,6 +164,6 @@ def content(done: Fit, rows: list[Row], before: list[dict]) -> dict:
         "quantile": short(calibration.quantile),
         "dof": done.dof,
         "fitted": list(calibration.fitted),
-        "covariance": json.loads(json.dumps([[short(x) for x in line] for line in calibration.covariance])),
+        "covariance": [[short(x) for x in line] for line in calibration.covariance],
         "rows": before + told,
     }

@@ -25,6 +25,7 @@ from ladder.simulate.crossings import ratio, short, shortened
 from ladder.simulate.implementation import WEIGHTS
 from ladder.simulate.model import Scenario, interval, predict, shape_of
 from ladder.simulate.points import LIMITS, check, check_degree
+from ladder.simulate.run import aligned
 from ladder.wiring import Wiring, split_name
 
 WIRINGS = ("standard", "parallel", "spd", "desync-2x", "ladder@{half}-{last}", "ladder")
@@ -204,12 +205,10 @@ def text(answer: dict) -> str:
         cells = (f"{row['replicas']} x {row['tp']}", ", ".join(row["wirings"]), f"{row['batch']}")
         cells += (f"{row['ms_per_token']:.3g}", number(row["tokens_per_s_per_user"]), f"{value} [{low}, {high}]")
         rows.append((*cells, f"{gain:.2f} [{least:.2f}, {most:.2f}]", f"{row['memory_gib']:.1f}", converts))
-    widths = [max(len(row[n]) for row in rows) for n in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     bound = "at any latency" if question["latency_ms"] is None else f"at most {question['latency_ms']:g} ms a token"
     about = f"{question['model']}, {question['weights']}, on {question['gpus']} x {question['hardware']} over "
     about += f"{question['link']}, {bound}; {question['prompt']} prompt and {question['new_tokens']} new tokens"
     about += f", {question['tokens_per_step']:g} a step" if question["tokens_per_step"] > 1 else ""
     notes_ = [f"{mark} {words}" for words, mark in notes.items()]
     end = f"simulated: nothing was run (calibration: {answer['calibration']}); brackets are 90 % intervals."
-    return "\n".join([*verdict(answer), "", about, *lines, *notes_, end])
+    return "\n".join([*verdict(answer), "", about, *aligned(rows), *notes_, end])

@@ -35,6 +35,7 @@ from ladder.schedule import timeline
 from ladder.simulate.calibration import DEFAULT, Calibration, find_link, load
 from ladder.simulate.model import Prediction, Scenario, interval, parts, predict, shape_of
 from ladder.simulate.points import COLUMNS, check, read
+from ladder.simulate.scores import short
 from ladder.wiring import table
 
 WIRINGS = ("standard", "parallel", "ladder", "ladder-2", "desync-2x", "spd", "upper_bound")
@@ -156,14 +157,10 @@ def described(points: Sequence[Scenario], calibration: Calibration) -> list[dict
     }
     return [
         point._asdict()
-        | {key: _value(values[n]) for key, values in columns.items()}
+        | {key: values[n] if isinstance(values[n], str) else short(values[n]) for key, values in columns.items()}
         | {"fits": bool(done.fits[n]), "calibration": calibration.name}
         for n, point in enumerate(points)
     ]
-
-
-def _value(value):
-    return value if isinstance(value, str) else None if math.isnan(value) else float(f"{value:.6g}")
 
 
 def text(found: list[dict], what: dict, calibration: Calibration) -> str:
@@ -187,11 +184,15 @@ def text(found: list[dict], what: dict, calibration: Calibration) -> str:
         hidden = "-" if row["hidden_share"] is None else f"{round(100 * row['hidden_share'])} %"
         times = (f"{1e3 * row['prefill_s']:.1f}", f"{row['decode_step_ms']:.3f}")
         rows.append((*name, *times, speed, gain, hidden, f"{row['exposed_communication_s']:.3f}", memory))
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    for row in rows:
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    lines.append("simulated: nothing was run. A wiring without an interval is the reference.")
-    return "\n".join(lines)
+    return "\n".join(
+        [*lines, *aligned(rows), "simulated: nothing was run. A wiring without an interval is the reference."]
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def trace(path: Path, points: Sequence[Scenario], calibration: Calibration) -> None:

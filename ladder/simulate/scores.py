@@ -136,6 +136,6 @@ def winners(entries: Sequence[dict]) -> dict[str, dict]:
     return found
 
 
-def short(value) -> float | None:
-    """Six significant digits, as JSON takes them."""
-    return None if value is None or math.isnan(value) else float(f"{value:.6g}")
+def short(value, digits: int = 6) -> float | None:
+    """So many significant digits, as JSON takes them."""
+    return None if value is None or math.isnan(value) else float(f"{value:.{digits}g}")
