@@ -49,10 +49,16 @@ def check_degree(vllm_config: "VllmConfig", wiring: Wiring, table: Table) -> Non
             f"--tensor-parallel-size {size} does not split {vllm_config.model_config.model}, which has {heads} heads "
             f"and {kv_heads} KV heads; choose another"
         )
-    if table.ends_apart and (config.vocab_size % PADDING or config.vocab_size % size):
+    padded = -(-config.vocab_size // PADDING) * PADDING
+    if padded % size:
+        raise UserError(
+            f"--tensor-parallel-size {size} does not split {vllm_config.model_config.model}, whose {config.vocab_size} "
+            f"tokens vLLM pads to {padded}; choose another"
+        )
+    if table.ends_apart and padded != config.vocab_size:
         raise UserError(
             f"wiring '{wiring}' splits the vocabulary over the ranks, and vLLM pads its {config.vocab_size} tokens to "
-            f"a multiple of {PADDING} first, which would split it elsewhere; pad the model's vocabulary to one"
+            f"{padded} first, which would split it elsewhere; pad the model's vocabulary to that"
         )
 
 

@@ -71,7 +71,8 @@ def test_nine_heads_on_three_ranks(plain, expected, tmp_path, monkeypatch):
     """SmolLM2-135M's: 9 heads, 3 KV heads."""
     from ladder.cli import main
 
-    heads = {"hidden_size": 288, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+    heads = {"hidden_size": 288, "num_attention_heads": 9, "num_key_value_heads": 3}
+    heads |= {"vocab_size": 192, "tie_word_embeddings": True}
     folder = plain("llama", tmp_path / "plain", **heads)
     assert main(["convert", str(folder), str(tmp_path / "ladder"), "--wiring", "ladder@1-3"]) == 0
     with pytest.raises(ValueError, match="9 heads"), engine(tmp_path / "ladder", tp=2):

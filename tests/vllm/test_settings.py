@@ -27,7 +27,8 @@ def asked(wiring="ladder", degree=None, tp=1, *, vocab=128, parallel=(), model=(
     [
         (("spd", "2", "tensor-parallel-size 3"), asked("spd", 3, 2)),
         (("9 heads", "3 KV heads"), asked(tp=2)),
-        (("300", "64"), asked("dtp-1", 3, 3, vocab=300)),
+        (("128 tokens",), asked(tp=3)),
+        (("190", "192"), asked("dtp-1", 3, 3, vocab=190)),
         (("nonsense",), asked("nonsense")),
         (("--pipeline-parallel-size",), asked(parallel={"pipeline_parallel_size": 2})),
         (("--enable-expert-parallel",), asked(parallel={"enable_expert_parallel": True})),
@@ -46,7 +47,7 @@ def test_refused(words, asking):
 def test_the_wiring_is_part_of_the_compile_cache():
     keys = set()
     for wiring, degree, tp in (("ladder", None, 1), ("spd", 1, 1), ("parallel", None, 3)):
-        config = asked(wiring, degree, tp)
+        config = asked(wiring, degree, tp, vocab=192)
         settings.verify_and_update(config)
         keys.add(str(config.additional_config))
     assert len(keys) == 3
