@@ -17,7 +17,7 @@ from ladder.model.weights import EMBEDDINGS, HEAD
 from ladder.reading import read_json
 from ladder.records import git_commit
 
-__all__ = ["Checkpoint", "card", "load", "save", "reader", "seal", "verify", "without_code"]
+__all__ = ["Checkpoint", "card", "load", "reader", "save", "seal", "verify", "without_code"]
 
 
 def seal(folder: Path, info: dict, known: Mapping[str, str] = {}) -> None:
