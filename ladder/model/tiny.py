@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ladder.errors import UserError, explained
 from ladder.model.forms import form_of, layers_of
 from ladder.model.rewire import restore, rewire
-from ladder.wiring import PATTERNS
+from ladder.wiring import PATTERNS, Wiring
 
 LARGEST = 5_000_000  # parameters: a family whose shape cannot be made small by these names is left out
 NAMES = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -99,7 +99,7 @@ def verdict(name: str) -> Verdict:
     possible = []
     for wiring in WIRINGS:
         try:
-            rewire(model.to("meta"), wiring)  # proved already
+            rewire(model.to("meta"), wiring, 2 if Wiring.parse(wiring).tied else None)  # proved already
         except UserError:
             continue
         possible.append(wiring)

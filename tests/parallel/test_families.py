@@ -6,9 +6,11 @@ import torch
 import ladder
 from ladder.errors import UserError
 from ladder.model.slicing import part
-from ladder.model.tiny import tiny
+from ladder.model.tiny import NAMES, taken, tiny
+from ladder.parallel.shard import check_split
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "granite", "qwen3_moe", "phi3", "glm4", "olmoe"]
+LEAST = 44  # families
 WIRINGS = [("ladder", None), ("ladder@1-2", None), ("parallel-2norm", None)]
 MORE = [("partial", 2), ("spd@1-2", 2), ("desync-2x", 2), ("dtp-1", 2), ("fal", None), ("fal+", None)]
 IDS = torch.tensor([[5, 9, 2, 33, 7, 21, 40], [1, 2, 3, 4, 5, 6, 7]])
@@ -47,6 +49,22 @@ def compare(model, mesh, expected, whole, wiring):
             continue
         mine = part(full, path, mesh.get_local_rank(), mesh.size(), model.config)
         assert (gradients[path] - mine).abs().max() < 1e-4 * (full.abs().max() + 1e-2), (wiring, path)
+
+
+@pytest.mark.slow
+def test_every_family_is_split_exactly_or_refused():
+    """By its plan, over two ranks in threads; :func:`check_split` compares the logits."""
+    reasons = {}
+    for name in NAMES:
+        if taken(name)[0] is not None:
+            try:
+                check_split(name)
+            except UserError as error:
+                reasons[name] = str(error)
+            else:
+                reasons[name] = ""
+    assert not any("\n" in reason for reason in reasons.values())
+    assert sum(not reason for reason in reasons.values()) >= LEAST
 
 
 @pytest.mark.ranks
