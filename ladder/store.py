@@ -5,6 +5,7 @@ MLFLOW_EXPERIMENT_NAME (default: ladder) followed by its name: the runs of ladde
 """
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3
@@ -17,9 +18,12 @@ from ladder.running import has_ended, identity
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 BUSY = 40  # seconds
+# A view of the runs that the UI has by its address: what it shows of each beside its name, time and dataset.
+VIEW = "mlflow.sharedViewState.ladder"
+COLUMNS = {"selectedColumns": [f"tags.`{name}`" for name in ("size", "wiring", "seed", "method")]}
 # What a stage's runs are, and the page of the site that shows them. Pretraining is made first: reports link to it.
 STAGES = {
-    "pretrain": ("Models trained from scratch; the chart icon shows the curves of all wirings", "quality"),
+    "pretrain": ("Models trained from scratch", "quality"),
     "adapt": ("Converted models finetuned or distilled", "adaptation"),
     "evaluate": ("Tasks and perplexities of trained models", "quality"),
     "sensitivity": ("Layers converted one after the other, without training", "sensitivity"),
@@ -92,11 +96,14 @@ def prepare(client, name: str) -> str:
     file, stage = database(), name.removeprefix(f"{experiment_name()}-")
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI asks otherwise what it is
-        if stage in STAGES:
-            tags["mlflow.note.content"] = f"{STAGES[stage][0]}. Shown on [{page(stage)}]({page(stage)})."
         with contextlib.suppress(MlflowException):  # another job was faster
-            client.create_experiment(name, _artifacts(file).as_uri() if file else None, tags)
+            made = client.create_experiment(
+                name, _artifacts(file).as_uri() if file else None, {VIEW: json.dumps(COLUMNS)}
+            )
+            about, where = STAGES.get(stage, ("Runs", ""))[0], f"#/experiments/{made}/runs"
+            about += f": [by size, wiring, seed and method]({where}?viewStateShareKey=ladder), or [as curves]({where}?"
+            about += f"compareRunsMode=CHART). Shown on [{page(stage)}]({page(stage)})."
+            client.set_experiment_tag(made, "mlflow.note.content", about)
         experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)

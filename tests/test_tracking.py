@@ -98,6 +98,8 @@ def test_a_job_is_a_run_with_its_record(place):
     assert "speed.html" in run.data.tags["mlflow.note.content"]
     experiment = store.client().get_experiment(run.info.experiment_id)
     assert experiment.name == "ladder-bench"
+    assert f"#/experiments/{run.info.experiment_id}/runs" in experiment.tags["mlflow.note.content"]
+    assert "tags.`wiring`" in experiment.tags[store.VIEW]
     assert "git_commit" in run.data.tags
     assert "hardware" in run.data.tags
     assert [f.path for f in store.client().list_artifacts(run.info.run_id)] == ["record.json"]
