@@ -7,9 +7,9 @@ from functools import cached_property, lru_cache
 
 import pandas as pd
 
-from ladder.model.sizes import SIZES
 from ladder.analysis.frames import Frames, select
 from ladder.looks import hardware_words, order
+from ladder.model.sizes import SIZES
 from ladder.wiring import split_name
 
 KEY = ["record", "origin", "backend", "model", "tp", "batch", "prompt", "new_tokens", "rho", "link"]

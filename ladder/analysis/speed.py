@@ -5,7 +5,6 @@ from itertools import product
 
 import pandas as pd
 
-from ladder.model.sizes import SIZES
 from ladder.analysis.checkpoints import LOSS, PERPLEXITY, parameters, rewired_share, rows_of, trained, trained_steps
 from ladder.analysis.frames import Frames
 from ladder.analysis.points import (
@@ -22,6 +21,7 @@ from ladder.analysis.points import (
     with_ends,
 )
 from ladder.analysis.points import over_rho as curves_over_rho
+from ladder.model.sizes import SIZES
 from ladder.schedule import length, timeline
 from ladder.wiring import Wiring, split_name, table
 
@@ -167,7 +167,7 @@ def over_rho(frames: Frames) -> pd.DataFrame:
         modules, mean = seconds["decode"], seconds["mean"]
         for rho in CURVE:
             took = {
-                w: length(timeline(table(w, len(modules) // 2, tp), lambda n: modules[n], rho * mean))  # noqa: B023
+                w: length(timeline(table(w, len(modules) // 2, tp), lambda n: modules[n], rho * mean))
                 for w in curve[0].wirings
             }
             standard, silent = took["standard"], took["upper_bound"]

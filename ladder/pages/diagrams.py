@@ -5,8 +5,8 @@ Times are in units: attention 1, MLP 1.5, an all-reduce 1; the two-resource sche
 
 from functools import cached_property
 
-from ladder.markup import escape
 from ladder.looks import COMMUNICATION, look, order
+from ladder.markup import escape
 from ladder.pages.words import listing
 from ladder.schedule import length, timeline
 from ladder.wiring import PATTERNS, Wiring, split_name, table

@@ -1,5 +1,5 @@
-"""A page of the site: what it answers, and what it shows, each a fragment that the hand-written Markdown includes by its
-name."""
+"""A page of the site: what it answers, and what it shows, each a fragment that the hand-written Markdown includes by
+its name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from ladder.markup import escape
 from ladder.pages.charts import Chart, Tables, save
 from ladder.pages.tables import Table
 from ladder.pages.words import finding
-
 
 LITTLE = "This run has too few records for an answer."
 

@@ -15,10 +15,10 @@ from ladder import cost
 from ladder.devices import DEVICES
 from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
+from ladder.looks import COMMUNICATION, HYBRIDS, look
+from ladder.markup import script
 from ladder.model.sizes import SIZES
 from ladder.outputs import OutputFile
-from ladder.markup import script
-from ladder.looks import COMMUNICATION, HYBRIDS, look
 from ladder.schedule import order
 from ladder.simulate.calibration import ASSUMED, DEFAULT, Calibration, load
 from ladder.simulate.implementation import IMPLEMENTATIONS

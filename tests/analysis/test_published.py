@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from ladder.errors import UserError
 from ladder.analysis import frames
+from ladder.errors import UserError
 
 ROWS = {
     "author_logs": 628,

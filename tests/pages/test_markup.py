@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import toy_records
 
-from ladder.redact import redact
 from ladder import markup
 from ladder.pages.build import build
+from ladder.redact import redact
 
 HOSTILE = '=HYPERLINK("http://evil/")\'&"><script>alert(1)</script><!-- $\\frac{'
 NAMES = ("run", "model", "link", "dtype", "backend", "compute", "note", "task", "variant")
