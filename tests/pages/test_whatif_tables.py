@@ -18,7 +18,7 @@ from ladder.schedule import order
 from ladder.simulate.calibration import load
 from ladder.simulate.model import Scenario, interval, predict
 
-SCRIPTS = ("site/assets/js/simulate.js", "site/assets/js/shapes.js")
+SCRIPTS = [f"site/assets/js/{name}.js" for name in ("schedule", "simulate", "shapes")]
 CONFIGS = json.loads(Path("ladder/model/configs.json").read_text(encoding="utf-8"))
 # Points to predictions, in JavaScript.
 PREDICT = """({tables, points}) => {
