@@ -184,3 +184,39 @@ def _check_series(series: dict, where: str) -> None:
                 values = value if isinstance(value, list) else [value]
                 if key != "doc" and not all(type(x) in (int, float) and finite(x) for x in values):
                     raise UserError(f"{where}: {name}[{number}]: {key} is {str(value)[:80]!r}, and a number is needed")
+
+
+def read_all(places: list[Path]) -> list[dict]:
+    """The records named, and every record below the directories named.
+
+    Other JSON files there are passed over, and named on stderr. Raises UserError for a file that was a record and is
+    damaged.
+    """
+    found, others = [], []
+    for folder in places:
+        if folder.is_file():
+            found.append(read(folder) | {"path": folder.as_posix()})
+            continue
+        if not folder.is_dir():
+            raise UserError(
+                f"--records {folder}: no such file or directory; run the pipeline first, or name where its records are"
+            )
+        for path in sorted(folder.rglob("*.json")):
+            content = read_json(path, object)
+            if not looks_like_record(path, content):
+                others.append(path.name)
+                continue
+            found.append(checked(content, str(path)) | {"path": path.relative_to(folder).as_posix()})
+    if others:
+        names = ", ".join(sorted(set(others))[:8])
+        print(f"passed over {len(others)} JSON files that are no records: {names}", file=sys.stderr)
+    return found
+
+
+def looks_like_record(path: Path, content) -> bool:
+    """Whether a JSON file is a record, or was one before it lost something."""
+    if not isinstance(content, dict):
+        return path.name == "record.json"
+    if {"parameters", "covariance"} <= content.keys():  # a calibration, which has a schema and rows too
+        return False
+    return "provenance" in content or "schema" in content or path.name == "record.json"

@@ -8,8 +8,6 @@ from collections import Counter
 
 import pytest
 
-pytest_plugins = ["toy_reports"]
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -21,6 +19,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("LADDER_TRACKING", "off")
 
 from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["toy_reports"]
 
 # The same examples on every machine, however slow it is.
 settings.register_profile("ladder", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -180,13 +180,14 @@ def device(rng, here: Path, _) -> tuple[list, str]:
 
 
 def record(rng, here: Path, _) -> tuple[Callable, str]:
-    from ladder.analysis.frames import read_records, tidy
+    from ladder.analysis.frames import tidy
+    from ladder.records import read_all
 
     every = sorted((ROOT / "reports" / "measured").rglob("*.json"))
     (here / "records").mkdir()
     path = Path(shutil.copy(rng.choice(every), here / "records"))
     act = mutate_json(rng, path)
-    return lambda: tidy(read_records([here / "records"])), act
+    return lambda: tidy(read_all([here / "records"])), act
 
 
 def bench(rng, here: Path, _) -> tuple[list, str]:

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from ladder import records
-from ladder.analysis.frames import read_records
 from ladder.cli import main
 from ladder.errors import UserError
 from ladder.model.shapes import of_config
@@ -181,7 +180,7 @@ def test_records_that_are_refused(tmp_path, path, value):
     assert records.read(file)["rows"] == RECORD["rows"]
     changed(path, value)(content)
     file.write_text(json.dumps(content))
-    for read in (records.read, lambda _: read_records([tmp_path])):  # one of a directory is not passed over
+    for read in (records.read, lambda _: records.read_all([tmp_path])):  # one of a directory is not passed over
         with pytest.raises(UserError, match=re.escape(str(file))):
             read(file)
 
@@ -190,5 +189,5 @@ def test_what_is_no_record_is_named(tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps(RECORD))
     (tmp_path / "tokenizer.json").write_text('{"model": {}}')
     (tmp_path / "list.json").write_text("[]")
-    assert [record["path"] for record in read_records([tmp_path])] == ["a.json"]
+    assert [record["path"] for record in records.read_all([tmp_path])] == ["a.json"]
     assert "list.json, tokenizer.json" in capsys.readouterr().err

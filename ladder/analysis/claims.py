@@ -14,14 +14,14 @@ VERDICTS = (SUPPORTED, SMALL, NOT_SUPPORTED, NOT_TESTED)
 
 
 def known() -> list[dict]:
-    return yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((Path(__file__).parent / "claims.yaml").read_text(encoding="utf-8"))[1:]
 
 
 def judge(frames: Frames, tables: rules.Tables) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(claims with their verdicts, the numbers behind them)."""
     claims, behind = [], []
     for claim in known():
-        found = getattr(rules, claim["rule"])(tables, **claim["thresholds"])
+        found = getattr(rules, claim["rule"])(tables, **claim.get("arguments", {}), **claim["thresholds"])
         if isinstance(found, str):
             verdict, reason, found = NOT_TESTED, found, []
         else:

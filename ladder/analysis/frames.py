@@ -1,6 +1,5 @@
 """All numbers in two tidy frames: ours, from the records, and the paper's, from its CSVs."""
 
-import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ import pandas as pd
 
 from ladder import records
 from ladder.errors import UserError
-from ladder.reading import number, read_csv, read_json
+from ladder.reading import number, read_csv
 
 PROVENANCE = ["commit", "config_digest", "hardware", "mlflow_run_id"]
 PUBLISHED_COLUMNS = ["table", "version", "model", "architecture", "tp", "batch", "p2p", "metric", "value", "unit"]
@@ -75,42 +74,6 @@ def select(frame: pd.DataFrame, **where) -> pd.DataFrame:
     return frame[chosen]
 
 
-def read_records(places: list[Path]) -> list[dict]:
-    """The records named, and every record below the directories named.
-
-    Other JSON files there are passed over, and named on stderr. Raises UserError for a file that was a record and is
-    damaged.
-    """
-    found, others = [], []
-    for folder in places:
-        if folder.is_file():
-            found.append(records.read(folder) | {"path": folder.as_posix()})
-            continue
-        if not folder.is_dir():
-            raise UserError(
-                f"--records {folder}: no such file or directory; run the pipeline first, or name where its records are"
-            )
-        for path in sorted(folder.rglob("*.json")):
-            content = read_json(path, object)
-            if not looks_like_record(path, content):
-                others.append(path.name)
-                continue
-            found.append(records.checked(content, str(path)) | {"path": path.relative_to(folder).as_posix()})
-    if others:
-        names = ", ".join(sorted(set(others))[:8])
-        print(f"passed over {len(others)} JSON files that are no records: {names}", file=sys.stderr)
-    return found
-
-
-def looks_like_record(path: Path, content) -> bool:
-    """Whether a JSON file is a record, or was one before it lost something."""
-    if not isinstance(content, dict):
-        return path.name == "record.json"
-    if {"parameters", "covariance"} <= content.keys():  # a calibration, which has a schema and rows too
-        return False
-    return "provenance" in content or "schema" in content or path.name == "record.json"
-
-
 def read_published(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(numbers, headline claims) of the published CSVs. Raises UserError for a wrong column or a value not a number."""
     paths = sorted(folder.glob("*.csv"))
@@ -146,9 +109,9 @@ def read(places: list[Path], published: Path, measured: Path | None = None) -> F
     Raises UserError for a place that does not exist and for a file that is not what it should be.
     """
     numbers, claims = read_published(published)
-    found = [record | {"kept": False} for record in read_records(places)]
+    found = [record | {"kept": False} for record in records.read_all(places)]
     kept: dict[str, list[dict]] = {}
-    for record in read_records([measured]) if measured else []:
+    for record in records.read_all([measured]) if measured else []:
         # Its MLflow run is where it was made.
         record["provenance"]["mlflow_run_id"] = None
         trained = record["rows"] and record["rows"][0]["stage"] in TRAINED
@@ -166,7 +129,7 @@ def tidy(found: list[dict]) -> pd.DataFrame:
         for record in found
         for row in record["rows"]
     ]
-    ours = pd.DataFrame(rows, columns=COLUMNS)
+    ours = pd.DataFrame(rows, columns=COLUMNS, dtype=object)  # of plain values, which are compared faster
     for column in NUMBERS:
         ours[column] = pd.to_numeric(ours[column])
     return ours

@@ -1,5 +1,5 @@
-"""Conversion and adaptation: what conversion costs, and what each method brings back, at equal tokens and paired by seed
-and document; which layers are free to convert."""
+"""Conversion and adaptation: what conversion costs, and what each method brings back, at equal tokens and paired by
+seed and document; which layers are free to convert."""
 
 import pandas as pd
 
@@ -114,8 +114,8 @@ def decision(gap: pd.DataFrame) -> str | None:
 
 
 def sensitivity(frames: Frames) -> pd.DataFrame:
-    """The scan of a model and wiring, from the last layer to the first: the change of the loss by layers converted, over
-    the seeds; free: it stays within 0.01 nats, or two standard errors, up to here. free_layers: how many are."""
+    """The scan of a model and wiring, from the last layer to the first: the change of the loss by layers converted,
+    over the seeds; free: it stays within 0.01 nats, or two standard errors, up to here. free_layers: how many are."""
     scanned, rows = frames.own(stage="sensitivity"), []
     groups = scanned.groupby(["model", "wiring", "tp"], dropna=False)
     for (model, wiring, tp), group in sorted(groups, key=lambda g: (not is_real(g[0][0]), g[0][0], order(g[0][1]))):

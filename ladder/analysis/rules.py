@@ -1,5 +1,5 @@
-"""The rules that judge claims: each is a function of the derived tables and its thresholds. It returns its evidence, one
-row a number (name, metric, value, low, high, holds), or in words why it is not tested."""
+"""The rules that judge claims: each is a function of the derived tables and its thresholds. It returns its evidence,
+one row a number (name, metric, value, low, high, holds), or in words why it is not tested."""
 
 import pandas as pd
 
@@ -12,76 +12,39 @@ Evidence = list[dict] | str
 GPUS = "H100|H200"
 
 
-def evidence(row, name: str, metric: str, column: str | None = None, holds=None) -> dict:
+def evidence(row, name: str, metric: str, column: str, holds: bool | None = None) -> dict:
     """A number of a derived table's row: the column with its ends."""
-    column = column or metric
     what = {key: row.get(key) for key in ("model", "tp", "batch", "rho", "link", "hardware", "study")}
     ends = {end: row.get(f"{column}_{end}") for end in ("low", "high")}
     return what | {"name": name, "metric": metric, "value": row[column], **ends, "holds": holds}
 
 
-def emulated(tables: Tables, wiring: str, rho_from: float, rho_to: float, rounds: int = 0) -> pd.DataFrame:
-    """Emulated points at these rho that were timed long enough for their intervals to tell, by number."""
-    rows = tables["speed"]
-    if "rho" not in rows:
-        return rows[:0]
-    chosen = (rows["wiring"] == wiring) & rows["rho"].between(rho_from, rho_to)
-    return rows[chosen & (rows["rounds"] >= rounds)].set_index("point")
-
-
-def hides(tables: Tables, least: float, rho_from: float, rho_to: float, rounds: int) -> Evidence:
-    rows = emulated(tables, "ladder", rho_from, rho_to, rounds)
-    clocks = ("decode_hidden_wall", "decode_hidden_virtual")
-    rows = rows.dropna(subset=list(clocks)) if len(rows) and set(clocks) <= set(rows) else rows[:0]
-    made = [evidence(row, "ladder", c, holds=row[f"{c}_low"] > least) for _, row in rows.iterrows() for c in clocks]
-    return made or f"No emulated decode timing at ρ from {rho_from:g} to {rho_to:g}."
-
-
-def beats_parallel(tables: Tables, rho_from: float, rho_to: float, rounds: int) -> Evidence:
-    ladder, parallel = (emulated(tables, "ladder", rho_from, rho_to, rounds), emulated(tables, "parallel", 0, 9e9))
-    made = []
-    for point in ladder.index.intersection(parallel.index):
-        a, b = ladder.loc[point], parallel.loc[point]
-        virtual = a.get("decode_speedup_virtual_low"), b.get("decode_speedup_virtual_high")
-        if a["batch"] != 1 or any(map(pd.isna, virtual)):
-            continue
-        holds = a["decode_speedup"] > b["decode_speedup"] and virtual[0] > virtual[1]
-        for column in ("decode_speedup", "decode_speedup_virtual"):
-            made += [evidence(row, name, column, holds=holds) for name, row in (("ladder", a), ("parallel", b))]
-    return made or "No emulated decode timing of ladder and parallel at batch 1 in that range of ρ."
-
-
-def measured(tables: Tables, model: str, tp: int, p2p: bool, wiring: str) -> pd.DataFrame:
-    rows = tables["speed"]
-    rows = rows[
-        (rows["origin"] == "measured") & (rows["model"] == model) & (rows["tp"] == tp) & (rows["wiring"] == wiring)
-    ]
-    if rows.empty or "backend" not in rows:
-        return rows[:0]
-    rows = rows[(rows["backend"] == "nccl") & ~rows["view"].str.contains("slower", na=False)]
-    return rows[(rows["p2p"] != "disabled") == p2p].dropna(subset=["speedup"])
-
-
-def gain(
-    tables: Tables, model: str, tp: int, batches: list, least: float, p2p: bool, wiring: str = "ladder"
-) -> Evidence:
-    """tokens/s over standard on real hardware."""
-    rows = measured(tables, model, tp, p2p, wiring)
-    rows = rows[rows["batch"].isin(batches)]
-    made = [evidence(row, wiring, "speedup", holds=row["speedup"] >= least) for _, row in rows.iterrows()]
-    return made or f"No measurement of {model} over {tp} GPUs in this run."
-
-
-def communication_share(tables: Tables, model: str, tp: int, batch: int, low: float, high: float) -> Evidence:
-    rows = measured(tables, model, tp, True, "upper_bound")
-    rows = rows[rows["batch"] == batch].assign(communication_share=lambda r: 1 - 1 / r["speedup"])
-    made = [evidence(row, "of the time", "communication_share", holds=low <= row["communication_share"] <= high)
-            for _, row in rows.iterrows()]  # fmt: skip
-    return made or f"No measurement of {model} over {tp} GPUs in this run."
+def every(tables: Tables, table: str, where: str, holds: str, show: list[str], untested: str, **thresholds) -> Evidence:
+    """The condition ``holds`` for every row of a derived table that the query ``where`` finds. In both, {name} is a
+    threshold, and parallel_NAME is parallel's value at the same point."""
+    rows = tables[table]
+    if "parallel_" in holds and len(rows) and "point" in rows:
+        parallel = rows[rows["wiring"] == "parallel"].dropna(subset=["point"]).set_index("point")
+        rows = rows.join(parallel.add_prefix("parallel_"), on="point")
+    try:
+        rows = rows.query(where.format(**thresholds))
+        rows = rows.dropna(subset=[f"{c}_low" if f"{c}_low" in rows else c for c in show])
+    except (pd.errors.UndefinedVariableError, KeyError):  # no row of this run has such a column
+        return untested.format(**thresholds)
+    if rows.empty:
+        return untested.format(**thresholds)
+    told = rows.eval(holds.format(**thresholds))
+    return [
+        evidence(row, "parallel" if column.startswith("parallel_") else row["wiring"],
+                 column.removeprefix("parallel_"), column, bool(told[at]))
+        for at, row in rows.iterrows()
+        for column in show
+    ]  # fmt: skip
 
 
 def seventy(tables: Tables) -> pd.DataFrame:
-    """Our rows of the paper's 70B at TP 8 with NVLink: over 8 GPUs, or rank 0's shard on one with that link emulated."""
+    """Our rows of the paper's 70B at TP 8 with NVLink: over 8 GPUs, or rank 0's shard on one with that link
+    emulated."""
     rows = tables["speed"]
     if "view" not in rows or "preset" not in rows:
         return rows[:0]
@@ -99,7 +62,8 @@ def emulated_gain(tables: Tables, near: float) -> Evidence:
     for _, row in rows[rows["origin"] == "emulated"].iterrows():
         key = (row["batch"], row["wiring"])
         if row["wiring"] in ("ladder", "parallel") and key in paper and pd.notna(row["speedup"]):
-            made.append(evidence(row, row["wiring"], "speedup", holds=abs(row["speedup"] - paper[key]) <= near))
+            near_ = abs(row["speedup"] - paper[key]) <= near
+            made.append(evidence(row, row["wiring"], "speedup", "speedup", near_))
             batches.add(row["batch"])
     if 1 not in batches:
         return "No llama-3-70b at TP 8 on an H100 or H200 with the emulated link h100-nvlink at batch 1."
@@ -108,8 +72,9 @@ def emulated_gain(tables: Tables, near: float) -> Evidence:
 
 def catches_up(tables: Tables, most: float) -> Evidence:
     rows = seventy(tables)
-    gains = rows[rows["wiring"].isin(["ladder", "parallel"])].pivot_table(index="batch", columns="wiring", values="speedup",
-                                                                         aggfunc="last") if len(rows) else rows  # fmt: skip
+    if len(rows):
+        rows = rows.pivot_table(index="batch", columns="wiring", values="speedup", aggfunc="last")
+    gains = rows
     if not {1, 64} <= set(gains.index) or not {"ladder", "parallel"} <= set(gains):
         return "No llama-3-70b at TP 8 with NVLink, real or emulated on an H100 or H200, at batch 1 and 64."
     lead = gains["ladder"] / gains["parallel"] - 1
@@ -125,31 +90,6 @@ def catches_up(tables: Tables, most: float) -> Evidence:
         }
         for b in (1, 64)
     ]
-
-
-def half_the_gain(tables: Tables, low: float, high: float) -> Evidence:
-    rows, made = tables["speed"], []
-    if "share_of_gain" in rows:
-        rows = rows[rows["layers_share"].between(0.45, 0.55) & ~rows["view"].str.contains("slower", na=False)]
-        for _, row in rows.dropna(subset=["share_of_gain"]).iterrows():
-            made.append(evidence(row, row["wiring"], "share_of_gain", holds=low <= row["share_of_gain"] <= high))
-    return made or "No hybrid of half of the layers was timed beside full ladder where that gains 2 % or more."
-
-
-def never_slower(tables: Tables, rho: float) -> Evidence:
-    rows = emulated(tables, "ladder", 0, rho)
-    rows = rows[rows["view"].str.contains("fast", na=False)] if len(rows) else rows
-    rows = rows.dropna(subset=["decode_speedup_high"]) if "decode_speedup_high" in rows else rows[:0]
-    made = [evidence(r, "ladder", "decode_speedup", holds=r["decode_speedup_high"] >= 1) for _, r in rows.iterrows()]
-    return made or f"No emulated decode timing at ρ up to {rho:g}."
-
-
-def link_predicts(tables: Tables, within: float) -> Evidence:
-    rows = tables["network"]
-    rows = rows[rows["counted"]] if len(rows) else rows
-    made = [evidence(r, r["wiring"], "emulated_over_real", holds=abs(r["emulated_over_real"] - 1) <= within)
-            for _, r in rows.iterrows()]  # fmt: skip
-    return made or "No record holds the emulated link against a real slow network."
 
 
 def by_seed(tables: Tables, metric: str, study: str = "this run", **where) -> pd.Series:
@@ -200,7 +140,8 @@ def larger_is_better(tables: Tables) -> Evidence:
             if timed.empty:
                 return "The larger ladder's loss is lower in every seed, but these shapes were not timed together."
             row = timed.iloc[-1]
-            return [*made, evidence(row, "larger over smaller", "speed_ratio", holds=bool(row["speed_ratio"] >= 1))]
+            faster = bool(row["speed_ratio"] >= 1)
+            return [*made, evidence(row, "larger over smaller", "speed_ratio", "speed_ratio", faster)]
     return "This run trained no larger ladder beside a standard model."
 
 
@@ -287,7 +228,8 @@ def distillation(tables: Tables) -> Evidence:
             return NO_DROP if not taught["every_seed_drops"] else "The two were trained on different numbers of tokens."
         holds = taught["decision"] == "better in every seed"
         for name, row in (("finetuned", plain), ("distilled", taught)):
-            made.append(evidence(row, f"{name} ({study})", "regained", holds=holds if study == "this run" else None))
+            own = holds if study == "this run" else None
+            made.append(evidence(row, f"{name} ({study})", "regained", "regained", own))
     if not any(row["holds"] is not None for row in made):
         return "This run did not adapt a full conversion both by finetuning and by distillation."
     return made

@@ -24,8 +24,8 @@ def places(done: dict) -> pd.DataFrame:
 
 
 def cells(frames: Frames) -> pd.DataFrame:
-    """Every setting and contest. winner: the fastest wiring; outcome: won (by more than the 90 % interval), open, nothing
-    to gain, or does not fit; stands_for: the wirings that take the same time as the winner."""
+    """Every setting and contest. winner: the fastest wiring; outcome: won (by more than the 90 % interval), open,
+    nothing to gain, or does not fit; stands_for: the wirings that take the same time as the winner."""
     if (found := study(frames)) is None:
         return pd.DataFrame()
     done, rows = found[0], []

@@ -26,9 +26,8 @@ PARAMETERS = {  # a parameter's name, or what follows its link's: (what it is, u
 # What the record compares -> the row of METRICS, and the factor to its unit.
 WHAT = {"speedup": ("speedup", 1), "tokens_per_s": ("tokens_per_second", 1), "prefill_s": ("prefill_seconds", 1),
         "memory_gb": ("memory_bytes", 1e9)}  # fmt: skip
-ERRORS = {"median": "error_median", "p90": "error_p90", "max": "error_max", "bias": "bias", "inside": "inside", "r2": "r2",
-          "without_median": "without_median", "without_p90": "without_p90", "ladder_median": "ladder_median",
-          "rule_median": "rule_median"}  # fmt: skip
+ERRORS = {"median": "error_median", "p90": "error_p90", "max": "error_max"}  # others have the record's names
+ERRORS |= {k: k for k in ("bias", "inside", "r2", "without_median", "without_p90", "ladder_median", "rule_median")}
 
 
 def record_of(frames: Frames) -> dict | None:
@@ -74,7 +73,8 @@ def predictions(frames: Frames) -> pd.DataFrame:
 
 
 def winners(frames: Frames) -> pd.DataFrame:
-    """How often the predicted winner of ladder and parallel is the published one, where they are far apart and close."""
+    """How often the predicted winner of ladder and parallel is the published one, where they are far apart and
+    close."""
     if (record := record_of(frames)) is None:
         return pd.DataFrame()
     made = record["winners"]
@@ -83,8 +83,8 @@ def winners(frames: Frames) -> pd.DataFrame:
 
 
 def calibration(frames: Frames) -> pd.DataFrame:
-    """The fitted parameters, their relative standard error (none: held while the others were fitted), and what the table
-    of links has for the same."""
+    """The fitted parameters, their relative standard error (none: held while the others were fitted), and what the
+    table of links has for the same."""
     if (record := record_of(frames)) is None:
         return pd.DataFrame()
     held, rows = record["calibration"], []

@@ -143,8 +143,9 @@ def training_time(frames: Frames) -> pd.DataFrame:
     rows = []
     for own, base in pairs(runs(frames)):
         (model, wiring), others = own[0].name, {run.row.get("seed"): run for run in base}
-        what = {"model": model, "wiring": wiring, "degree": degree(frames, wiring, model), "origin": own[0].row["origin"],
-                "hardware": hardware_words(own[0].row["hardware"]), "tokens": own[0].tokens[-1],
+        what = {"model": model, "wiring": wiring, "degree": degree(frames, wiring, model),
+                "origin": own[0].row["origin"], "hardware": hardware_words(own[0].row["hardware"]),
+                "tokens": own[0].tokens[-1],
                 "against": base[0].name[0] if base else None}  # fmt: skip
         each = []
         for run in own:

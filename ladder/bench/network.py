@@ -99,6 +99,7 @@ def measure(group, point, prefills: int) -> dict:
     from ladder.bench.point import DTYPES, check_order, check_path
     from ladder.bench.ranks import check_logits, slowest
     from ladder.bench.slowpath import prefer_network
+    from ladder.bench.statistics import affine
     from ladder.bench.timing import Timer
     from ladder.inference.fused import Fused
     from ladder.parallel.communicators import EmulatedLink, ProcessGroup
@@ -151,12 +152,6 @@ def isolated(sizes: list[int]) -> dict[int, list[float]]:
             dist.all_reduce(message, async_op=True).wait()
             found[size].append(slowest(time.perf_counter() - start, "cpu"))
     return found
-
-
-def affine(small: int, large: int, first: float, second: float) -> tuple[float, float]:
-    """alpha (s) and beta (s/byte) of a link that takes ``first`` s for ``small`` bytes, ``second`` s for ``large``."""
-    beta = max(0.0, (second - first) / (large - small)) if large > small else 0.0
-    return max(0.0, first - beta * small), beta
 
 
 def tidy(point, link: str, found: dict) -> list[dict]:

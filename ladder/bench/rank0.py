@@ -12,6 +12,7 @@ from ladder.bench.bandwidth import copy_bandwidth
 from ladder.bench.baseline import Baseline
 from ladder.bench.point import DTYPES, BenchCase, check_logits, check_order, check_path
 from ladder.bench.rows import extrapolated
+from ladder.bench.statistics import affine
 from ladder.bench.timing import Timer
 from ladder.errors import UserError
 from ladder.inference.engine import Engine
@@ -164,8 +165,7 @@ class Rank0:
         decode, prefill = rho * modules["decode"].mean(), rho * modules["prefill"].mean()
         small, large = self.message("decode"), self.message("prefill")
         # A phase with longer messages cannot have a shorter all-reduce than the other.
-        beta = max(0.0, (prefill - decode) / (large - small)) if large > small else 0.0
-        alpha = max(0.0, decode - beta * small)
+        alpha, beta = affine(small, large, decode, prefill)
         name = f"emulated, serial, {alpha * 1e3:.2f} ms" + (f" + {1e-9 / beta:.2f} GB/s" if beta else "")
         return Wire(name, float(alpha), float(beta), rho=rho)
 

@@ -1,4 +1,4 @@
-"""Medians with intervals from interleaved samples."""
+"""Medians with intervals from interleaved samples, and lines through two of them."""
 
 import numpy as np
 
@@ -39,3 +39,9 @@ def hidden(standard, wiring, silent):
 def matters(standard: list[float], silent: list[float]) -> bool:
     """Whether communication takes long enough for a share of it to mean something."""
     return np.median(standard) - np.median(silent) >= MATTERS * np.median(silent)
+
+
+def affine(small: int, large: int, first: float, second: float) -> tuple[float, float]:
+    """alpha (s) and beta (s/byte) of a link that takes ``first`` s for ``small`` bytes, ``second`` s for ``large``."""
+    beta = max(0.0, (second - first) / (large - small)) if large > small else 0.0
+    return max(0.0, first - beta * small), beta

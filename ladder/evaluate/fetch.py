@@ -16,7 +16,7 @@ from ladder.outputs import OutputFolder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="lm-eval's name of a task, group or tag")
-    parser.add_argument("--out", action=OutputFolder, writes=("[!.]*",), required=True, help="folder to write")
+    parser.add_argument("--out", action=OutputFolder, required=True, help="folder to write")
 
 
 def main(args: argparse.Namespace) -> None:

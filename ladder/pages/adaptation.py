@@ -48,7 +48,7 @@ def sensitivity_answer(tables: Tables) -> str:
     return words + (
         "Late layers bear conversion best. Scan before you train: what is free needs no repair."
         if len(real)
-        else "That model is a toy trained for minutes, whose late layers do little; the paper's trained 8B bears 16 of 32."
+        else "That model is a toy trained for minutes, whose late layers do little; the paper's 8B bears 16 of 32."
     )
 
 
@@ -56,9 +56,9 @@ SENSITIVITY = Page(
     "sensitivity",
     answer=sensitivity_answer,
     items=(
-        Chart("sensitivity", free, f"Bars: two standard errors; up to {FREE:g} nats a conversion counts as free.", scans,
-              "converted", "loss_change", panel="model", layers=(Layer("error"), Layer("line"), Layer("point")), rule=FREE,
-              hover=("degree", "free", "layers_share"), size=(330, 240)),
+        Chart("sensitivity", free, f"Bars: two standard errors; up to {FREE:g} nats a conversion counts as free.",
+              scans, "converted", "loss_change", panel="model", layers=(Layer("error"), Layer("line"), Layer("point")),
+              rule=FREE, hover=("degree", "free", "layers_share"), size=(330, 240)),
         Table("sensitivity_table", "Change of the loss by layers converted, from the last",
               "Paired by window of text; ends are two standard errors, or the range of several seeds.", "sensitivity",
               ("wiring", "model"), ("loss_change",), across="converted", tail=("free_layers", "original_perplexity"),
@@ -96,7 +96,7 @@ def published(tables: Tables) -> pd.DataFrame:
         'file == "table4_adaptation" and task == "Average" and not version.str.startswith("B:")'
     )
     return rows.assign(accuracy=rows["value"], done=rows["variant"].map({"pretrained": "original"} | METHODS),
-                       name=rows["model"].str.replace("Hybrid-Ladder-8B-", "").str.replace("Llama-3.1-8B-Instruct", "original"))  # fmt: skip
+                       name=rows["model"].str.replace("Hybrid-Ladder-8B-", ""))  # fmt: skip
 
 
 def published_costs(tables: Tables) -> str:
@@ -104,7 +104,8 @@ def published_costs(tables: Tables) -> str:
     start, low, back = (cell[name] for name in ("Llama-3.1-8B-Instruct", "Hybrid-Ladder-8B-16L-zeroshot",
                                                  "Hybrid-Ladder-8B-16L-retrained"))  # fmt: skip
     return (
-        f"Published for an 8B, half the layers converted take the average from {percent(start, 1)} to {percent(low, 1)}, "
+        f"Published for an 8B, half the layers converted take the average from {percent(start, 1)} to "
+        f"{percent(low, 1)}, "
         f"and retraining brings it back to {percent(back, 1)}"
     )
 
@@ -163,7 +164,8 @@ def chat_losses(tables: Tables) -> str:
 
 def answer(tables: Tables) -> str:
     return (
-        f"{published_costs(tables)}. {regains(tables)}. Distillation teaches the converted model what the original would "
+        f"{published_costs(tables)}. {regains(tables)}. Distillation teaches the converted model what the original "
+        f"would "
         "say, finetuning what the conversations say; both saw the same tokens."
     )
 
@@ -172,30 +174,33 @@ PAGE = Page(
     "adaptation",
     answer=answer,
     items=(
-        Chart("adaptation", costs, "Byte perplexity against the original treated alike; ends are the lowest and highest seed.",
-              steps, "change", "name", colour="done", panel="panel", layers=(Layer("error"), Layer("point")), ends=False,
-              size=(260, 150), hover=("value", "layers_share", "seeds")),
-        Chart("adaptation_published", published_costs, "The paper's Table 4: the average of nine tasks.", published, "accuracy",
-              "name", colour="done", layers=(Layer("point"),), ends=False, size=(260, 90), hover=("model", "source")),
+        Chart("adaptation", costs, "Byte perplexity against the original treated alike; ends are the lowest and "
+              "highest seed.", steps, "change", "name", colour="done", panel="panel",
+              layers=(Layer("error"), Layer("point")), ends=False, size=(260, 150),
+              hover=("value", "layers_share", "seeds")),
+        Chart("adaptation_published", published_costs, "The paper's Table 4: the average of nine tasks.", published,
+              "accuracy", "name", colour="done", layers=(Layer("point"),), ends=False, size=(260, 90),
+              hover=("model", "source")),
         Table("adaptation_table", "Conversion and adaptation, checkpoint by checkpoint",
               "Change: against the original of the same seed, treated alike if it was finetuned.", "quality",
-              ("wiring", "variant", "model", "study"), ("layers_share", "value", "change", "difference", "floor", "verdict"),
+              ("wiring", "variant", "model", "study"),
+              ("layers_share", "value", "change", "difference", "floor", "verdict"),
               where='study != "published" and variant != "pretrained" and metric in ("byte_perplexity", "cloze")',
               tail=("metric", "seeds", "against"), key=3, fold=True),
-        Chart("recovery", regains, "Byte perplexity less the original's, with 95 % intervals over documents and seeds.", gaps,
-              "difference", "name", colour=None, panel="panel", layers=(Layer("error"), Layer("point")), ends=False,
-              size=(230, 110), hover=("p",)),
-        Table("recovery_table", "What each method brings back",
-              "Regained: the share of what conversion cost; KL and chat loss are of the validation conversations.", "recovery",
-              ("wiring", "variant", "model", "study"),
+        Chart("recovery", regains, "Byte perplexity less the original's, with 95 % intervals over documents and seeds.",
+              gaps, "difference", "name", colour=None, panel="panel", layers=(Layer("error"), Layer("point")),
+              ends=False, size=(230, 110), hover=("p",)),
+        Table("recovery_table", "What each method brings back", "Regained: the share of what conversion cost; KL and "
+              "chat loss are of the validation conversations.", "recovery", ("wiring", "variant", "model", "study"),
               ("regained", "regained_alike", "drop", "left", "left_alike", "over_finetuned", "decision", "chat_loss",
                "validation_kl"), tail=("tokens", "layers_share"), key=2, fold=True),
-        Chart("adaptation_curves", chat_losses, "The mean over the seeds of the loss on held-out conversations.", curves,
-              "tokens", "loss", panel="panel", hover=("degree",)),
+        Chart("adaptation_curves", chat_losses, "The mean over the seeds of the loss on held-out conversations.",
+              curves, "tokens", "loss", panel="panel", hover=("degree",)),
         Table("adaptation_tasks", "Task by task: the paper's Table 4 and ours",
               "Another version of the paper has other values for one row; both are in the CSV.", "quality",
               ("model", "wiring", "variant", "study"), ("value",),
               where='(file == "table4_adaptation" and not version.str.startswith("B:", na=False)) or '
-                    '(study != "published" and metric in ("accuracy", "word_perplexity"))', across="task", key=3, fold=True),
+                    '(study != "published" and metric in ("accuracy", "word_perplexity"))',
+              across="task", key=3, fold=True),
     ),
 )  # fmt: skip

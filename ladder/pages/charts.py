@@ -1,8 +1,8 @@
 """Charts, declared: a chart names a derived table, its axes and its marks; Vega-Lite draws it, in the page (with hover)
 and as SVG files for print, for pages without scripts, and for the README.
 
-The drawing depends on nothing else than the table and this file, so it is the same in every run. Text and axes are drawn
-in INK, which becomes the page's colour: dark on light, light on dark.
+The drawing depends on nothing else than the table and this file, so it is the same in every run. Text and axes are
+drawn in INK, which becomes the page's colour: dark on light, light on dark.
 """
 
 import json
@@ -59,9 +59,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Chart:
-    """source: a derived table, or a function of all that makes rows; where: a query on it. colour: the column that tells
-    series apart. panel: a column whose every value gets a drawing of its own. rule: a line at this y. x2: the column of
-    a bar's other end. title: states what was found, from the tables; caption: one sentence. domain: of y."""
+    """source: a derived table, or a function of all that makes rows; where: a query on it. colour: the column that
+    tells series apart. panel: a column whose every value gets a drawing of its own. rule: a line at this y. x2: the
+    column of a bar's other end. title: states what was found, from the tables; caption: one sentence. domain: of y."""
 
     name: str
     title: Callable[[Tables], str]
@@ -92,7 +92,7 @@ class Chart:
         rows = self.source(tables) if callable(self.source) else tables[self.source]
         if len(rows) and self.where:
             rows = rows.query(self.where)
-        return rows if rows.empty else rows[rows[[self.x, self.y]].notna().all(axis=1)]
+        return rows if rows.empty else rows[rows[[self.x, self.y]].notna().all(axis=1)].reset_index(drop=True)
 
 
 def panels(chart: Chart, rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -137,7 +137,7 @@ def spec(chart: Chart, rows: pd.DataFrame, title: str, alt: str) -> dict:
     for layer in chart.layers:
         chosen = rows.query(layer.where) if layer.where else rows
         if len(chosen):
-            layers += drawn(chart, layer, shown(chart, chosen), names, rows)
+            layers += drawn(chart, layer, data.loc[chosen.index], names, data)
     if chart.ends and chart.colour:
         layers.append(end_labels(chart, data, names))
     made = {"$schema": SCHEMA, "description": alt, "width": chart.size[0], "height": chart.size[1], "config": CONFIG}
@@ -153,7 +153,7 @@ def shown(chart: Chart, rows: pd.DataFrame) -> pd.DataFrame:
     for column in kept:
         metric = METRICS.get(column.removesuffix("_low").removesuffix("_high"))
         if metric:
-            kept[column] = (kept[column] * metric.scale).map(lambda v: v if pd.isna(v) else float(f"{v:.6g}"))
+            kept[column] = [float(f"{value * metric.scale:.6g}") for value in kept[column]]
     if chart.colour == "wiring":
         kept["wiring"] = [name_of(chart, w) for w in kept["wiring"]]
     return kept
@@ -189,9 +189,8 @@ def colour(chart: Chart, names: list[str], wirings: list[str]) -> dict:
     return {"field": chart.colour, "type": "nominal", "legend": legend, "scale": {"domain": names, "range": shades}}
 
 
-def drawn(chart: Chart, layer: Layer, data: pd.DataFrame, wirings: list[str], rows: pd.DataFrame) -> list[dict]:
-    """The Vega-Lite layers of one kind of mark."""
-    scaled = shown(chart, rows)
+def drawn(chart: Chart, layer: Layer, data: pd.DataFrame, wirings: list[str], scaled: pd.DataFrame) -> list[dict]:
+    """The Vega-Lite layers of one kind of mark; ``scaled``: all rows of the drawing, which set its axes."""
     x, y = axis(chart, scaled, "x", chart.x), axis(chart, scaled, "y", chart.y)
     names = [name_of(chart, w) for w in wirings]
     encoding: dict = {"x": x, "y": y}
@@ -226,8 +225,8 @@ def drawn(chart: Chart, layer: Layer, data: pd.DataFrame, wirings: list[str], ro
             "legend": encoding["color"]["legend"],
             "scale": {"domain": names, "range": shapes},
         }
-    encoding["tooltip"] = [hover(data, column) for column in dict.fromkeys([chart.colour, chart.x, chart.y, *chart.hover])
-                           if column and column in data]  # fmt: skip
+    told = dict.fromkeys([chart.colour, chart.x, chart.y, *chart.hover])
+    encoding["tooltip"] = [hover(data, column) for column in told if column and column in data]
     return [{"data": {"values": values(data)}, "mark": mark | layer.options, "encoding": encoding}]
 
 
@@ -302,8 +301,9 @@ def write(chart: Chart, tables: Tables, out: Path) -> list[Path]:
     identity = chart.name.replace("_", "-")
     caption = f"{escape(chart.caption)} " if parts else ""
     page = out / f"{chart.name}.html"
-    save(page, f'<figure class="chart" id="figure-{identity}">\n<p class="finding">{escape(sentence(title))}</p>\n{body}\n'
-         f'<figcaption>{caption}<span class="downloads">{source}{" ".join(links)}</span></figcaption>\n</figure>\n')  # fmt: skip
+    said = f'{caption}<span class="downloads">{source}{" ".join(links)}</span>'
+    text = [f'<figure class="chart" id="figure-{identity}">', f'<p class="finding">{escape(sentence(title))}</p>', body]
+    save(page, "\n".join([*text, f"<figcaption>{said}</figcaption>", "</figure>", ""]))
     return [*written, page]
 
 

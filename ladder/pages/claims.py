@@ -21,7 +21,7 @@ def tally(tables: Tables) -> str:
 
 
 def numbers(rows: pd.DataFrame) -> str:
-    """The evidence of a claim: 'decode speed-up: ladder 1.33× to 1.72×, parallel 1.16× to 1.30×; holds in 8 of 8'."""
+    """The evidence of a claim: 'decode speed-up: ladder 1.33× to 1.72×, parallel 1.16× to 1.30×.'"""
     told = []
     for metric, group in rows.groupby("metric", sort=False):
         cells = []
@@ -29,7 +29,8 @@ def numbers(rows: pd.DataFrame) -> str:
             word = look(name).label if name in ("standard", "parallel", "ladder", "upper_bound") else name
             unit = METRICS[metric].unit
             cells.append(
-                f"{word} {span(same['value'], lambda v, m=metric: text(m, v))}{' ' + unit if unit not in ('', '×') else ''}"
+                f"{word} "
+                f"{span(same['value'], lambda v, m=metric: text(m, v))}{' ' + unit if unit not in ('', '×') else ''}"
             )
         told.append(f"{METRICS[metric_of(metric)].label}: {', '.join(cells)}")
     judged = rows["holds"].dropna()
@@ -37,7 +38,7 @@ def numbers(rows: pd.DataFrame) -> str:
     where = listing(dict.fromkeys(rows["model"].dropna())) if "model" in rows else ""
     words = "; ".join(told) + (f" ({where}" + (f", {settings} settings)" if settings > 1 else ")") if where else "")
     return sentence(words) + (
-        f" The rule holds for {int((judged == True).sum())} of {len(judged)} numbers." if len(judged) else ""
+        f" The rule holds for {int(judged.astype(bool).sum())} of {len(judged)} numbers." if len(judged) else ""
     )
 
 
@@ -57,7 +58,8 @@ def articles(tables: Tables) -> str:
         inside = "".join(f"<dt>{name_}</dt><dd>{escape(words)}</dd>" for name_, words in facts.items())
         parts.append(
             f'<section class="claim {verdict.replace(" ", "-")}" id="{name}" aria-labelledby="{name}-name">\n'
-            f'<p class="verdict">{verdict}</p>\n<h3 id="{name}-name">{escape(row["claim"])}</h3>\n<dl>{inside}</dl>\n</section>'
+            f'<p class="verdict">{verdict}</p>\n<h3 id="{name}-name">{escape(row["claim"])}</h3>\n<dl>{inside}</dl>\n'
+            "</section>"
         )
     parts.append('<p class="downloads"><a href="reports/analysis/claims.csv" download>CSV</a> '
                  '<a href="reports/analysis/evidence.csv" download>CSV of the numbers</a></p>')  # fmt: skip
@@ -67,8 +69,10 @@ def articles(tables: Tables) -> str:
 def answer(tables: Tables) -> str:
     made = counts(tables)
     return (
-        f"{tally(tables)}. What is shown in the small rests on a toy model or an emulated link: it can refute a claim about "
-        f"billions of weights and eight GPUs, not confirm it. The {made['not tested at this scale']} that need real GPUs "
+        f"{tally(tables)}. What is shown in the small rests on a toy model or an emulated link: it can refute a claim "
+        f"about "
+        f"billions of weights and eight GPUs, not confirm it. The {made['not tested at this scale']} that need real "
+        f"GPUs "
         "are open."
     )
 

@@ -60,10 +60,11 @@ def counted(tables: dict) -> str:
 
     counts = tables["families"]["rewired"].value_counts()
     return (
-        f"Of {counts.sum()} families of transformers {metadata.version('transformers')}, {counts.get('yes', 0)} are rewired, "
+        f"Of {counts.sum()} families of transformers {metadata.version('transformers')}, {counts.get('yes', 0)} are "
+        f"rewired, "
         f"{counts.get('no', 0)} are refused, and {counts.get('not tried', 0)} have no small model to try"
     )
 
 
-TABLE = Table("families", counted, "", "families", ("family", "rewired"), (), tail=("model", "form", "wirings", "reason"),
-              csv="families/families.csv")  # fmt: skip
+TABLE = Table("families", counted, "", "families", ("family", "rewired"), (),
+              tail=("model", "form", "wirings", "reason"), csv="families/families.csv")  # fmt: skip

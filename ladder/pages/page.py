@@ -1,5 +1,5 @@
-"""A page of the site: what it answers, and what it shows, each a fragment that the hand-written Markdown includes by its
-name."""
+"""A page of the site: what it answers, and what it shows, each a fragment that the hand-written Markdown includes by
+its name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -57,7 +57,7 @@ def floors(tables: Tables) -> str:
     rows = differences(tables)
     rows = rows[rows["verdict"] != "no floor"]
     small = int((rows["verdict"] != "over").sum())
-    return f"Seeds alone do as much: {small} of {len(rows)} differences between wirings are not clearly over the noise floor"
+    return f"Seeds alone do as much: {small} of {len(rows)} differences are not clearly over the noise floor"
 
 
 def published(tables: Tables) -> pd.DataFrame:
@@ -91,7 +91,8 @@ def two_seeds(tables: Tables) -> str:
     rows = compared(tables, f'{SCRATCH} and study == "this run" and metric == "byte_perplexity"')
     over = rows[rows["verdict"] == "over"]
     return (
-        f"Of {len(rows)} wirings trained from scratch here, {len(over)} differ from standard in perplexity by more than its "
+        f"Of {len(rows)} wirings trained from scratch here, {len(over)} differ from standard in perplexity by more "
+        f"than its "
         f"seeds do; {len(rows[rows['difference'] < 0])} of them are better"
     )
 
@@ -153,9 +154,9 @@ def larger(tables: Tables) -> pd.DataFrame:
     names = {n for c in ("smaller", "larger") for n in pairs.query('origin != "published"')[c]}
     ours = [f"{m} {w}" in names for m, w in zip(rows["model"], rows["wiring"], strict=True)]
     own = rows[ours].query('study == "this run" and variant == "pretrained"')
-    speeds = [rows_.rename(columns={c: "value"})[["value", "name", "origin"]]
-              for c, n in (("small_speed", "smaller"), ("large_speed", "larger"))
-              for rows_ in [pairs.query('origin != "published"').drop_duplicates(n).assign(name=lambda r, n=n: r[n])]]  # fmt: skip
+    timed = pairs.query('origin != "published"')
+    speeds = [timed.drop_duplicates(n).assign(value=timed[c], name=timed[n])[["value", "name", "origin"]]
+              for c, n in (("small_speed", "smaller"), ("large_speed", "larger"))]  # fmt: skip
     timed = pd.concat(speeds).assign(metric="tokens_per_second") if len(names) else pd.DataFrame()
     if len(timed):
         timed[["model", "wiring"]] = timed["name"].str.split(" ", expand=True)
@@ -175,7 +176,8 @@ def answer(tables: Tables) -> str:
     if own.empty:
         return start + "This run trained no model of its own."
     return start + (
-        "Our own models are small and trained for minutes: they show that every wiring trains, and their differences are "
+        "Our own models are small and trained for minutes: they show that every wiring trains, and their differences "
+        "are "
         "mostly those of seeds, so they rank nothing."
     )
 
@@ -187,12 +189,13 @@ PAGE = Page(
         Chart("pretraining_published", published_change, "Wikitext perplexity per word against standard's.", published,
               "change", "wiring", panel="model", layers=(Layer("point"),), ends=False, size=(240, 70),
               hover=("value", "source")),
-        Chart("pretraining", two_seeds, "A mark is a seed; perplexity per byte of held-out documents against standard's mean.",
-              seeds, "change", "name", panel="panel", layers=(Layer("point", options={"opacity": 0.75}),), ends=False,
-              size=(260, 190), hover=("seed", "value")),
+        Chart("pretraining", two_seeds, "A mark is a seed; perplexity per byte of held-out documents against "
+              "standard's mean.", seeds, "change", "name", panel="panel",
+              layers=(Layer("point", options={"opacity": 0.75}),), ends=False, size=(260, 190),
+              hover=("seed", "value")),
         Table("pretraining_table", "Trained from scratch, this run's and those that are kept", f"{PAIRED} {MEANING}",
-              "quality", ("wiring", "study", "model", "metric"),
-              ("value", "difference", "floor", "verdict"), where=SCRATCH, tail=("seeds", "steps", "hardware"), fold=True),
+              "quality", ("wiring", "study", "model", "metric"), ("value", "difference", "floor", "verdict"),
+              where=SCRATCH, tail=("seeds", "steps", "hardware"), fold=True),
         Chart("noise_floor", floors, "Bars: 95 % interval over documents and seeds; a loss has none.", differences,
               "difference", "name", panel="panel", colour="verdict", layers=POINTS, ends=False, size=(230, 150),
               colours={"over": "#d55e00", "unclear": "#a67c00", "within": "#8a8a8a", "no floor": "#8a8a8a"},
@@ -204,23 +207,25 @@ PAGE = Page(
               tail=("floor_pairs", "seeds", "against"), key=3, fold=True),
         Table("others_quality", costs_elsewhere, "No source gives seeds or error bars.", "others",
               ("model", "converted", "name"), ("percent",), tail=("note", "source")),
-        Chart("loss_curves", last_losses, "The mean over the seeds of validation loss less standard's; bands: their range.",
-              losses, "tokens", "loss_difference", panel="panel", layers=(Layer("band"), Layer("line"), Layer("point")),
-              rule=0, hover=("degree",)),
+        Chart("loss_curves", last_losses, "The mean over the seeds of validation loss less standard's; bands: their "
+              "range.", losses, "tokens", "loss_difference", panel="panel",
+              layers=(Layer("band"), Layer("line"), Layer("point")), rule=0, hover=("degree",)),
         Chart("training_time", at_equal_time, "The mean over the seeds; no wiring communicates on one device.", in_time,
               "training_s", "loss", hover=("tokens",)),
         Table("training_time_table", "Loss at equal tokens and at equal time",
-              "Losses are interpolated over the logarithm of the tokens; a rate that falls towards its own end makes the "
-              "slower wiring look worse than it need be.", "training_time", ("model", "wiring"),
+              "Losses are interpolated over the logarithm of the tokens; a rate that falls towards its own end makes "
+              "the slower wiring look worse than it need be.", "training_time", ("model", "wiring"),
               ("training_s", "tokens_per_second", "loss", "loss_when_standard_ends", "loss_at_equal_tokens",
-               "loss_at_equal_time", "verdict"), where="seeds.notna()", tail=("tokens", "against", "hardware"), fold=True),
+               "loss_at_equal_time", "verdict"), where="seeds.notna()", tail=("tokens", "against", "hardware"),
+              fold=True),
         Table("pretraining_tasks", "Task by task: the paper's Table 3 and ours",
-              "The small models of the default profile are judged by perplexity and cloze questions instead.", "quality",
-              ("model", "wiring", "study"), ("value",),
+              "The small models of the default profile are judged by perplexity and cloze questions instead.",
+              "quality", ("model", "wiring", "study"), ("value",),
               where='variant == "pretrained" and (file == "table3_pretraining" or (study != "published" and '
-                    'metric in ("accuracy", "word_perplexity")))', across="task", key=3, fold=True),
-        Table("larger_ladder", table5, "Accuracy and perplexity: the paper's are its six tasks and Wikitext per word; ours "
-              "cloze and held-out documents per byte.", larger, ("model", "wiring", "origin"), ("value",), across="metric",
-              key=3),
+                    'metric in ("accuracy", "word_perplexity")))',
+              across="task", key=3, fold=True),
+        Table("larger_ladder", table5, "Accuracy and perplexity: the paper's are its six tasks and Wikitext per word; "
+              "ours cloze and held-out documents per byte.", larger, ("model", "wiring", "origin"), ("value",),
+              across="metric", key=3),
     ),
 )  # fmt: skip

@@ -70,7 +70,8 @@ def leads(tables: Tables) -> str:
     first = rows["first_batch"].iloc[0]
     ahead = int((~(rows["batch_ladder_lead_ends"] <= first)).sum())
     never = int((rows["batch_parallel_leads"] <= first).sum())
-    return f"At batch {first:g} ladder leads parallel in {ahead} of {len(rows)} places, and parallel leads at every batch in {never}"
+    words = f"At batch {first:g} ladder leads parallel in {ahead} of {len(rows)} places"
+    return f"{words}, and parallel leads at every batch in {never}"
 
 
 def by_latency(tables: Tables) -> pd.DataFrame:
@@ -106,7 +107,8 @@ def against_one_shot(tables: Tables) -> str:
     rows = tables["scale_one_shot"]
     counts = rows["outcome"].value_counts()
     return (
-        f"Against standard with a one-shot all-reduce, ladder with NCCL is ahead in {counts.get('ahead', 0)} of {len(rows)} "
+        f"Against standard with a one-shot all-reduce, ladder with NCCL is ahead in {counts.get('ahead', 0)} of "
+        f"{len(rows)} "
         f"settings and behind in {counts.get('behind', 0)}"
     )
 
@@ -131,7 +133,8 @@ def answer(tables: Tables) -> str:
     rows = cells(tables)
     return (
         "Small batches on NVLink: ladder. Ethernet: parallel, or still fewer all-reduces. In "
-        f"{percent((rows['outcome'] == 'open').mean())} of the settings the two are too close to call, and where an engine "
+        f"{percent((rows['outcome'] == 'open').mean())} of the settings the two are too close to call, and where an "
+        f"engine "
         "has a one-shot all-reduce, little is left to hide. All of it is simulated, nothing ran."
     )
 
@@ -140,37 +143,39 @@ PAGE = Page(
     "scale",
     answer=answer,
     items=(
-        Chart("scale_winners", winners, "Full colour: faster than every other by more than the 90 % interval; faint: the "
-              "fastest, but too close to call; * rests on assumptions.", cells, "size", "place", panel="model", layers=MAP,
+        Chart("scale_winners", winners, "Full colour: faster than every other by more than the 90 % interval; faint: "
+              "the fastest, but too close to call; * rests on assumptions.", cells, "size", "place", panel="model",
+              layers=MAP, ends=False, size=(190, 270), hover=("leaders", "outcome", "hardware")),
+        Chart("scale_winners_all", tied_winners, "A wiring that is tied to a TP degree is another function at every "
+              "other degree, and needs its own training.", all_cells, "size", "place", panel="model", layers=MAP,
               ends=False, size=(190, 270), hover=("leaders", "outcome", "hardware")),
-        Chart("scale_winners_all", tied_winners, "A wiring that is tied to a TP degree is another function at every other "
-              "degree, and needs its own training.", all_cells, "size", "place", panel="model", layers=MAP, ends=False,
-              size=(190, 270), hover=("leaders", "outcome", "hardware")),
         Table("scale_winners_table", "Every setting and its winner", LEADS, "scale_cells",
               ("model", "network", "tp", "batch", "contest"), ("outcome", "winner", "leaders", "hardware", "assumed"),
               where=f'{PORTABLE} and outcome == "won"', fold=True),
-        Chart("scale_gain_by_batch", gain_falls, "Bands: 90 % intervals of the prediction.", by_batch, "batch", "speedup",
-              panel="panel", layers=BANDS, log="x", rule=1, hover=("model", "network", "tp")),
+        Chart("scale_gain_by_batch", gain_falls, "Bands: 90 % intervals of the prediction.", by_batch, "batch",
+              "speedup", panel="panel", layers=BANDS, log="x", rule=1, hover=("model", "network", "tp")),
         Table("scale_crossovers", leads, LEADS, "scale_crossovers", ("model", "network", "tp"),
-              ("batch_ladder_lead_ends", "batch_parallel_overtakes", "batch_parallel_leads"), tail=("assumed",), fold=True,
-              missing="not up to the last batch, or what fits"),
-        Chart("scale_gain_by_latency", peak, "Bands: 90 % intervals; on a slow link parallel, with half the all-reduces, "
-              "keeps its share.", by_latency, "latency_us", "speedup", panel="panel", layers=BANDS, log="x", rule=1),
-        Table("scale_latencies", "Link latency at which ladder's gain peaks and ends", f"The bandwidth is NVLink's. {LEADS}",
-              "scale_latencies", ("model", "tp", "batch"),
+              ("batch_ladder_lead_ends", "batch_parallel_overtakes", "batch_parallel_leads"), tail=("assumed",),
+              fold=True, missing="not up to the last batch, or what fits"),
+        Chart("scale_gain_by_latency", peak, "Bands: 90 % intervals; on a slow link parallel, with half the "
+              "all-reduces, keeps its share.", by_latency, "latency_us", "speedup", panel="panel", layers=BANDS,
+              log="x", rule=1),
+        Table("scale_latencies", "Link latency at which ladder's gain peaks and ends",
+              f"The bandwidth is NVLink's. {LEADS}", "scale_latencies", ("model", "tp", "batch"),
               ("peak_gain", "latency_of_peak_gain", "latency_parallel_overtakes", "latency_ladder_lead_ends",
                "latency_parallel_leads", "latency_gain_ends"), fold=True),
-        Chart("scale_one_shot", against_one_shot, "One-shot: a kernel in which every rank reads all others' bytes; over "
-              "standard with NCCL.", shots, "batch", "over_standard", colour="kind", panel="panel", layers=BANDS, log="x",
-              rule=1, colours={"standard, one-shot": "#2f7fd1", "ladder, NCCL": "#d55e00", "ladder, one-shot": "#b8579a"}),
+        Chart("scale_one_shot", against_one_shot, "One-shot: a kernel in which every rank reads all others' bytes; "
+              "over standard with NCCL.", shots, "batch", "over_standard", colour="kind", panel="panel", layers=BANDS,
+              log="x", rule=1,
+              colours={"standard, one-shot": "#2f7fd1", "ladder, NCCL": "#d55e00", "ladder, one-shot": "#b8579a"}),
         Table("scale_one_shot_table", "A fast all-reduce instead of another wiring", "Its interference with compute is "
               "assumed to be NCCL's.", "scale_one_shot", ("model", "tp", "batch"),
               ("ladder_over_one_shot", "outcome", "standard_one_shot", "ladder_nccl", "ladder_one_shot"), fold=True),
         Chart("scale_cost", cheapest, "Each point takes the TP degree that gives most, on H100 nodes with NVLink and "
               "InfiniBand.", "scale_cost_curves", "ms_per_token", "tokens_per_second_per_gpu", panel="model",
               layers=(Layer("line"),), log="xy", hover=("tp",)),
-        Table("scale_cost_table", most, "The best TP degree within a bound on the time of a token, which holds its share of "
-              "prefill.", "scale_cost", ("model", "within_ms"), ("tokens_per_second_per_gpu", "tp", "over_standard"),
-              across="wiring", fold=True),
+        Table("scale_cost_table", most, "The best TP degree within a bound on the time of a token, which holds its "
+              "share of prefill.", "scale_cost", ("model", "within_ms"),
+              ("tokens_per_second_per_gpu", "tp", "over_standard"), across="wiring", fold=True),
     ),
 )  # fmt: skip

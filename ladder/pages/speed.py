@@ -65,7 +65,8 @@ def shrinks(tables: Tables) -> str:
 
 def own_batches(tables: Tables) -> str:
     ladder = gain(tables, view("batch0"))
-    return f"Our emulated rank's gain goes from {times(ladder.iloc[0])} at batch {ladder.index[0]:g} to {times(ladder.iloc[-1])} at batch {ladder.index[-1]:g}"  # fmt: skip
+    ends = [f"{times(ladder.loc[batch])} at batch {batch:g}" for batch in (ladder.index[0], ladder.index[-1])]
+    return f"Our emulated rank's gain goes from {' to '.join(ends)}"
 
 
 def sizes(tables: Tables) -> str:
@@ -148,7 +149,8 @@ def nothing_lost(tables: Tables) -> str:
     rows = tables["speed"].query(f'{view("fast")} and wiring == "ladder"').dropna(subset=["decode_speedup"])
     slow = int((rows["slower"] == True).sum())  # noqa: E712
     gains_ = span(rows["decode_speedup"], lambda v: f"{v:.3f}×")
-    return f"Where there is nothing to hide, ladder runs at {gains_} the speed of standard, slower beyond noise at {slow} of {len(rows)} points"  # fmt: skip
+    words = f"Where there is nothing to hide, ladder runs at {gains_} the speed of standard"
+    return f"{words}, slower beyond noise at {slow} of {len(rows)} points"
 
 
 def half(tables: Tables) -> str:
@@ -162,7 +164,8 @@ def half(tables: Tables) -> str:
 def larger(tables: Tables) -> str:
     rows = tables["equal_speed"].query("fast_enough == True")
     paper, own = rows.query('origin == "published"'), rows.query('origin != "published"')
-    words = f"Published, a ladder with 30 % more layers still has {span(paper['speed_ratio'], times)} the tokens/s of standard"
+    ratio = span(paper["speed_ratio"], times)
+    words = f"Published, a ladder with 30 % more layers still has {ratio} the tokens/s of standard"
     return words + (f"; here {span(own['speed_ratio'], times)} in {len(own)} pairs" if len(own) else "")
 
 
@@ -181,8 +184,8 @@ PAGE = Page(
     answer=answer,
     items=(
         Chart("hidden", hides, f"{READING}", "over_rho", "rho", "hidden",
-              where='wiring not in ("standard", "upper_bound") and rho <= 2', layers=CLOCKS, domain=(-10, 110), xdomain=(0, 2),
-              hover=("clock", "origin", "model", "tp")),
+              where='wiring not in ("standard", "upper_bound") and rho <= 2', layers=CLOCKS, domain=(-10, 110),
+              xdomain=(0, 2), hover=("clock", "origin", "model", "tp")),
         Chart("gained", gains, READING, "over_rho", "rho", "decode_speedup", where='wiring != "standard" and rho <= 2',
               layers=CLOCKS, rule=1, xdomain=(0, 2), hover=("clock", "origin", "model", "tp")),
         Table("overlap", "How much communication each wiring hides", SERIAL, "speed",
@@ -203,7 +206,8 @@ PAGE = Page(
               "model", where='file == "table1_speedup_by_model_size"', colour="link", layers=(Layer("point"),),
               ends=False, hover=("tp", "origin")),
         Table("speed_by_model_size_table", "By model size: the paper's Table 1 and ours", TIMED, "speed", SETTING,
-              ("speedup",), where=f'file == "table1_speedup_by_model_size" or {view("headline")} and wiring != "standard"',
+              ("speedup",),
+              where=f'file == "table1_speedup_by_model_size" or {view("headline")} and wiring != "standard"',
               across="wiring", tail=("compute", "hardware"), fold=True),
         Chart("latency_breakdown", saves, "Prefill computes on the whole prompt at once; decode waits for latency.",
               phases, "saved", "link", panel="phase", layers=(Layer("point"),), ends=False, size=(230, 90)),
@@ -211,15 +215,16 @@ PAGE = Page(
               ("wiring", *SETTING), ("decode_saved", "prefill_saved", "throughput_gained"),
               where=f'(file == "table2_latency_breakdown_70b" or {view("headline")}) and wiring != "standard"',
               tail=("compute", "hardware"), fold=True),
-        Chart("speed_by_batch", shrinks, "A larger batch gives every module more to compute for each all-reduce.", "speed",
-              "batch", "speedup", where=f'{FIG2} and tp == 8 and wiring != "standard"', panel="link", log="x", rule=1,
-              hover=("tokens_per_second", "model", "tp", "origin")),
+        Chart("speed_by_batch", shrinks, "A larger batch gives every module more to compute for each all-reduce.",
+              "speed", "batch", "speedup", where=f'{FIG2} and tp == 8 and wiring != "standard"', panel="link", log="x",
+              rule=1, hover=("tokens_per_second", "model", "tp", "origin")),
         Chart("own_speed_by_batch", own_batches, "A sweep on a fixed emulated link.", "speed", "batch", "speedup",
               where=f'{view("batch0")} and wiring != "standard"', log="x", rule=1,
               hover=("tokens_per_second", "model", "tp", "link_name", "origin"),
               need="This run holds no sweep over the batch."),
         Table("speed_by_batch_table", "By batch: Figure 2, the authors' blog, and our sweeps", TIMED, "speed", SETTING,
-              AGAINST, where=f'({FIG2} and tp == 8) or table == "Blog table: 70B by batch size" or {view("batch[0-9]")}',
+              AGAINST,
+              where=f'({FIG2} and tp == 8) or table == "Blog table: 70B by batch size" or {view("batch[0-9]")}',
               across="wiring", tail=("file", "hardware"), fold=True),
         Chart("pareto", cheaper, "Up and to the left is better; published latency is batch over tokens/s.", frontier,
               "ms_per_token", "tokens_per_second_per_gpu", panel="curve", log="y", hover=("batch",)),
@@ -233,9 +238,10 @@ PAGE = Page(
               where='file == "fig3_405b_speedup"', panel="link", log="x", rule=1, hover=("model", "tp", "origin")),
         Table("cross_node_table", "405B across two nodes: the paper's Figure 3",
               "Nobody outside the paper has timed this; we had no two nodes.", "speed", SETTING, ("speedup",),
-              where='file == "fig3_405b_speedup" or (model == "llama-3.1-405b" and tp == 16)', across="wiring", fold=True),
-        Table("hybrid_speed", half, "The article's 21 % for Llama-3.1-8B with its last 16 layers converted is in the claims.",
-              "speed", ("wiring", *SETTING), ("layers_share", "speedup", "share_of_gain"),
+              where='file == "fig3_405b_speedup" or (model == "llama-3.1-405b" and tp == 16)', across="wiring",
+              fold=True),
+        Table("hybrid_speed", half, "The article's 21 % for Llama-3.1-8B with its last 16 layers converted is in the "
+              "claims.", "speed", ("wiring", *SETTING), ("layers_share", "speedup", "share_of_gain"),
               where="layers_share.notna()", tail=("hardware",), key=3),
         Table("equal_speed", larger, "Pairs timed whole in the same setting, the larger at least 0.95 times as fast.",
               "equal_speed", ("smaller", "larger", "origin"),

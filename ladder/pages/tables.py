@@ -1,5 +1,5 @@
-"""Tables, declared: a table names a derived table and the columns of it that it shows; heads, units, formats and intervals
-come from the table of metrics."""
+"""Tables, declared: a table names a derived table and the columns of it that it shows; heads, units, formats and
+intervals come from the table of metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,11 +120,13 @@ def plain(table: Table) -> str:
 def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
     identity = f"table-{table.name.replace('_', '-')}"
     if rows.empty:
-        return f'<div class="results" id="{identity}">\n<p class="caption"><strong>{escape(plain(table))}.</strong> {escape(table.need)}</p>\n</div>'  # fmt: skip
+        words = f"<strong>{escape(plain(table))}.</strong> {escape(table.need)}"
+        return f'<div class="results" id="{identity}">\n<p class="caption">{words}</p>\n</div>'
     metrics = heads_of(table, rows)
     names = [name for name in table.rows if name in rows]
     tail = [name for name in table.tail if name in rows and rows[name].notna().any()]
     columns = [*map(Head, names), *metrics, *map(Head, tail)]
+    kinds = [classes(n, head, rows, table, columns) for n, head in enumerate(columns)]
     notes: dict[str, int] = {}
     body = []
     for members in lines(table, rows):
@@ -136,22 +138,24 @@ def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
             inside, key = cell(head.column, row, table)
             if n == 0 and table.note and isinstance(row.get(table.note), str) and row[table.note]:
                 inside += f"<sup>{notes.setdefault(row[table.note], len(notes) + 1)}</sup>"
-            cells.append(tag(n, head, inside, f' data-sort="{escape(key)}"' if key else "", classes(n, head, rows, table, columns)))  # fmt: skip
+            cells.append(tag(n, head, inside, f' data-sort="{escape(key)}"' if key else "", kinds[n]))  # fmt: skip
         body.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(
-        f'<th scope="col" class="{classes(n, head, rows, table, columns)}">{grouped(head)}{escape(head.words(table))}</th>'
+        f'<th scope="col" class="{kinds[n]}">{grouped(head)}{escape(head.words(table))}</th>'
         for n, head in enumerate(columns)
     )
     title, caption = sentence(finding(table.title, tables, plain(table))), finding(table.caption, tables, "")
     tools = ""
     if len(body) > LONG:
-        tools = f'<label class="filter">Filter <input type="search" aria-label="Filter the rows of this table"></label><span class="count" aria-live="polite">{len(body)} rows</span>'  # fmt: skip
-    if any("more" in classes(n, head, rows, table, columns) for n, head in enumerate(columns)):
+        tools = '<label class="filter">Filter <input type="search" aria-label="Filter the rows of this table"></label>'
+        tools += f'<span class="count" aria-live="polite">{len(body)} rows</span>'
+    if any("more" in kind for kind in kinds):
         tools += '<label class="all"><input type="checkbox"> all columns</label>'
     path = table.csv or (f"analysis/{table.source}.csv" if isinstance(table.source, str) else "")
     source = f'<a href="reports/{path}" download>CSV</a>' if path else ""
     parts = [
-        f'<p class="caption" id="{identity}-caption"><strong>{escape(title)}</strong> {escape(caption)} <span class="downloads">{source}</span></p>',  # fmt: skip
+        f'<p class="caption" id="{identity}-caption"><strong>{escape(title)}</strong> {escape(caption)} '
+        f'<span class="downloads">{source}</span></p>',
         f'<div class="tools">{tools}</div>' if tools else "",
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{identity}-caption">',
         f'<table class="sortable" aria-describedby="{identity}-caption">',

@@ -1,5 +1,5 @@
-"""Trust: how far each kind of number can be believed: predictions beside what was published and timed, the emulated link
-beside a real one, our decode path beside the hardware's limit, and where the published sources disagree."""
+"""Trust: how far each kind of number can be believed: predictions beside what was published and timed, the emulated
+link beside a real one, our decode path beside the hardware's limit, and where the published sources disagree."""
 
 import pandas as pd
 
@@ -74,7 +74,10 @@ def own(tables: Tables) -> str:
     rows = tables["own_predictions"].query('use == "held out"')
     off = rows["error"].abs().dropna()
     gap = (rows["decode_hidden_schedule"] - rows["decode_hidden_wall"]).abs().median()
-    words = f"{len(off)} decode steps of ours that were not fitted are predicted within {percent(off.median(), 1)} (median)" if len(off) else "These records identify no calibration of their machine"  # fmt: skip
+    words = "These records identify no calibration of their machine"
+    if len(off):
+        words = f"{len(off)} decode steps of ours that were not fitted are predicted within a median of "
+        words += percent(off.median(), 1)
     return words + f"; the schedule with measured times is {100 * gap:.0f} points off the share hidden"
 
 
@@ -136,8 +139,8 @@ def sources(tables: Tables) -> pd.DataFrame:
     speed = tables["speed"].query('origin == "published"')[["table", "source"]]
     quality = tables["quality"].query('origin == "published"').rename(columns={"file": "table"})[["table", "source"]]
     rows = pd.concat([speed, quality])
-    kinds = ["third-party notes" if "third-party" in s else "authors' image" if ".png" in s else
-             "authors' plot script or logs" if "ladder-residual-inference" in s else "authors' blog" for s in rows["source"]]  # fmt: skip
+    known = {"third-party": "third-party notes", ".png": "authors' image", "inference": "authors' plot script or logs"}
+    kinds = [next((kind for word, kind in known.items() if word in s), "authors' blog") for s in rows["source"]]
     return (
         rows.assign(kind=kinds)
         .groupby(["table", "kind"], sort=False)
@@ -149,7 +152,8 @@ def sources(tables: Tables) -> pd.DataFrame:
 def second_hand(tables: Tables) -> str:
     rows = sources(tables)
     notes = rows[rows["kind"] == "third-party notes"]
-    return f"{notes['n'].sum()} of {rows['n'].sum()} published numbers shown here come from third-party notes of the paper, not from its authors' files"  # fmt: skip
+    words = f"{notes['n'].sum()} of {rows['n'].sum()} published rows come from third-party notes of the paper"
+    return f"{words}, not from its authors' files"
 
 
 def answer(tables: Tables) -> str:
@@ -159,7 +163,8 @@ def answer(tables: Tables) -> str:
     return (
         f"Speed-ups of shapes that the simulator never saw are right to a few percent (median "
         f"{percent(held['error_median'], 1)} for the 70B; repeats by the authors differ by "
-        f"{percent(noise['error_median'], 1)}). Absolute tokens/s are worse, and the emulated link makes ladder look faster "
+        f"{percent(noise['error_median'], 1)}). Absolute tokens/s are worse, and the emulated link makes ladder look "
+        f"faster "
         "than a real network does. No number here was measured on several GPUs."
     )
 
@@ -169,45 +174,47 @@ PAGE = Page(
     "trust",
     answer=answer,
     items=(
-        Chart("predicted", unseen, "On the grey line the prediction is the published number; bars are 90 % intervals.", scatter,
-              "published", "simulated", panel="panel", layers=(Layer("error"), Layer("point", options={"opacity": 0.75})),
-              ends=False, size=(240, 220), hover=("model", "tp", "batch", "link", "error"), diagonal=True),
-        Table("prediction_groups", "How far predictions are from what was published", "Error: simulated over published, "
-              "less 1; a number counts once, however many sources repeat it; fitted rows are no test.", "prediction_groups",
-              ("group", "metric"), ("error_median", "error_p90", "error_max", "bias", "inside", "r2", "without_median",
-              "without_p90", "ladder_median", "rule_median"), tail=("n", "origin")),
-        Chart("prediction_errors", where_errors, "Held-out speed-ups, simulated over published.", errors, "size", "error",
-              colour="model", layers=(Layer("point", options={"opacity": 0.7}),), ends=False, rule=0, size=(330, 220),
-              hover=("wiring", "tp", "link", "published", "simulated")),
-        Table("predictions", right_winner, "Every published number that is scored, and what is predicted; H100, 1024 prompt "
-              "and 512 new tokens.", "predictions", ("wiring", "model", "tp", "batch", "link", "metric"), PREDICTED,
-              where='kind != "not scored"', tail=("use", "table"), key=3, fold=True),
-        Table("not_scored", "Published numbers that are not scored, and why", "Most repeat a scored one.", "predictions",
-              ("wiring", "model", "tp", "batch", "link", "metric"), ("published",), where='kind == "not scored"',
-              tail=("reason", "table"), fold=True),
-        Table("own_predictions", own, "A model of bandwidth fits a GPU; a CPU has caches and a clock that it does not know.",
-              "own_predictions", ("wiring", "model", "tp", "batch", "link"),
+        Chart("predicted", unseen, "On the grey line the prediction is the published number; bars are 90 % intervals.",
+              scatter, "published", "simulated", panel="panel",
+              layers=(Layer("error"), Layer("point", options={"opacity": 0.75})), ends=False, size=(240, 220),
+              hover=("model", "tp", "batch", "link", "error"), diagonal=True),
+        Table("prediction_groups", "How far predictions are from what was published",
+              "Error: simulated over published, less 1; a number counts once, however many sources repeat it; fitted "
+              "rows are no test.", "prediction_groups", ("group", "metric"),
+              ("error_median", "error_p90", "error_max", "bias", "inside", "r2", "without_median", "without_p90",
+               "ladder_median", "rule_median"), tail=("n", "origin")),
+        Chart("prediction_errors", where_errors, "Held-out speed-ups, simulated over published.", errors, "size",
+              "error", colour="model", layers=(Layer("point", options={"opacity": 0.7}),), ends=False, rule=0,
+              size=(330, 220), hover=("wiring", "tp", "link", "published", "simulated")),
+        Table("predictions", right_winner, "Every published number that is scored, and what is predicted; H100, 1024 "
+              "prompt and 512 new tokens.", "predictions", ("wiring", "model", "tp", "batch", "link", "metric"),
+              PREDICTED, where='kind != "not scored"', tail=("use", "table"), key=3, fold=True),
+        Table("not_scored", "Published numbers that are not scored, and why", "Most repeat a scored one.",
+              "predictions", ("wiring", "model", "tp", "batch", "link", "metric"), ("published",),
+              where='kind == "not scored"', tail=("reason", "table"), fold=True),
+        Table("own_predictions", own, "A model of bandwidth fits a GPU; a CPU has caches and a clock that it does not "
+              "know.", "own_predictions", ("wiring", "model", "tp", "batch", "link"),
               ("decode_s", "simulated_decode_s", "error", "decode_speedup", "simulated_speedup", "decode_hidden_wall",
                "decode_hidden_schedule", "simulated_hidden"), tail=("use", "origin", "hardware"), fold=True),
         Table("calibration", fitted, "Standard errors are of the fit alone.", "calibration", ("parameter", "name"),
               ("estimate", "relative_stderr", "in_links"), tail=("unit", "origin", "note"), fold=True),
-        Chart("network", flatters, f"{CAVEAT} On the grey line both are the same.", links, "real_speedup", "emulated_speedup",
-              panel="panel", layers=(Layer("point"),), ends=False, size=(220, 200), hover=("link", "emulated_over_real"),
-              diagonal=True),
+        Chart("network", flatters, f"{CAVEAT} On the grey line both are the same.", links, "real_speedup",
+              "emulated_speedup", panel="panel", layers=(Layer("point"),), ends=False, size=(220, 200),
+              hover=("link", "emulated_over_real"), diagonal=True),
         Table("network_table", "The emulated link against a real slow network", f"{CAVEAT} Serial is for comparison.",
               "network", ("wiring", "model", "phase", "link", "emulated_as"),
               ("real_s", "emulated_s", "emulated_over_real", "real_speedup", "emulated_speedup"),
               tail=("tp", "hardware"), key=3, fold=True),
-        Table("decode_limit", limit, "Nothing communicates here; the limit is the time that weights and cache take at a "
-              "measured copy's bandwidth.", "decode_limit", ("model", "compute", "tp", "batch"),
+        Table("decode_limit", limit, "Nothing communicates here; the limit is the time that weights and cache take at "
+              "a measured copy's bandwidth.", "decode_limit", ("model", "compute", "tp", "batch"),
               ("decode_s", "roofline_fraction", "over_transformers", "host_share", "step_bytes", "copy_bandwidth",
                "memory_bytes"), tail=("dtype", "origin", "hardware"), key=3),
-        Table("compiled", compiling, "Shares by the virtual clock where both have one; each stretch between two waits is "
-              "compiled by itself.", "compiled", ("wiring", "model", "link"),
+        Table("compiled", compiling, "Shares by the virtual clock where both have one; each stretch between two waits "
+              "is compiled by itself.", "compiled", ("wiring", "model", "link"),
               ("decode_compile_speedup", "prefill_compile_speedup", "hidden_eager", "hidden_compiled", "hidden_lost"),
               tail=("compute", "hardware"), fold=True),
-        Table("links", "Links that can be emulated", "An all-reduce takes the latency plus its bytes times 2 (n − 1) / n over "
-              "the bandwidth.", "links", ("link", "name"), ("latency_us",), across="ranks",
+        Table("links", "Links that can be emulated", "An all-reduce takes the latency plus its bytes times 2 (n − 1) "
+              "/ n over the bandwidth.", "links", ("link", "name"), ("latency_us",), across="ranks",
               tail=("bandwidth_gbs", "in_flight", "origin", "source"), key=3, fold=True),
         Table("headlines", circulating, "As they are quoted.", "headlines", ("claim", "quoted", "unit"), (),
               tail=("setting", "source", "note"), fold=True),

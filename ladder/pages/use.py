@@ -16,7 +16,8 @@ from ladder.pages.words import listing, percent, span, times
 def published(tables: Tables) -> str:
     ladder = gain(tables, NVLINK)
     return (
-        f"Published: a 70B on eight H100 with NVLink answers {times(ladder.iloc[0])} as fast at batch {ladder.index[0]:g} and "
+        f"Published: a 70B on eight H100 with NVLink answers {times(ladder.iloc[0])} as fast at batch "
+        f"{ladder.index[0]:g} and "
         f"{times(ladder.iloc[-1])} at batch {ladder.index[-1]:g}."
     )
 
@@ -29,7 +30,8 @@ def measured(tables: Tables) -> str:
         real = real[(real["real"] == True) & real["regained"].notna()]  # noqa: E712
         for row in real.sort_values("layers_share").to_dict("records")[-1:]:
             parts.append(
-                f"with {percent(row['layers_share']) if pd.notna(row['layers_share']) else 'part'} of {row['model']}'s layers "
+                f"with {percent(row['layers_share']) if pd.notna(row['layers_share']) else 'part'} of {row['model']}'s "
+                f"layers "
                 f"converted, {METHODS[row['variant']]}, {percent(row['regained'])} of the loss came back"
             )
     scanned = tables["sensitivity"]
@@ -69,7 +71,8 @@ def reduced(tables: Tables) -> str:
     twice, never = int((rows["per_layer"] == 2).sum()), int((rows["all_reduces"] == 0).sum())
     tied = [row["wiring"] for row in rows.to_dict("records") if row["tied"] and row["all_reduces"]]
     return (
-        f"Of {len(rows)} wirings {twice} reduce twice in every layer, {never} never; {listing(tied)} are another function at "
+        f"Of {len(rows)} wirings {twice} reduce twice in every layer, {never} never; {listing(tied)} are another "
+        f"function at "
         "every tensor-parallel degree T"
     )
 
@@ -81,9 +84,9 @@ HOME = Page(
 WIRINGS = Page(
     "wirings",
     items=(
-        Table("wirings", reduced, "Values of each field over the modules of an 8-layer model on 4 ranks. lag: how many of the "
-              "latest outputs an input lacks; joint: reduced with the next output; own: weight of a rank's un-reduced share "
-              "until the sum lands; weight: of the sum.", "wirings", ("wiring", "name"),
+        Table("wirings", reduced, "Values of each field over the modules of an 8-layer model on 4 ranks. lag: how "
+              "many of the latest outputs an input lacks; joint: reduced with the next output; own: weight of a "
+              "rank's un-reduced share until the sum lands; weight: of the sum.", "wirings", ("wiring", "name"),
               ("all_reduces", "tied", ("its rows", "row_lag", "row_joint", "row_own", "row_weight")), tail=("source",)),
         Html("drawings", lambda tables: gallery()),
     ),
@@ -92,7 +95,7 @@ REPRODUCE = Page(
     "reproduce",
     items=(
         Table("provenance", "What this build is made from", "", "provenance", ("name", "note"), ()),
-        Table("runs", lambda t: f"The {len(t['runs'])} jobs behind this build", "Kept records were made elsewhere.", "runs",
-              ("run", "stage"), ("wall_s",), tail=("hardware", "commit", "kept", "mlflow_run_id"), fold=True),
+        Table("runs", lambda t: f"The {len(t['runs'])} jobs behind this build", "Kept records were made elsewhere.",
+              "runs", ("run", "stage"), ("wall_s",), tail=("hardware", "commit", "kept", "mlflow_run_id"), fold=True),
     ),
 )  # fmt: skip

@@ -10,13 +10,15 @@ from ladder.vllm.communicator import overlapped
 SIGNS = {"M": r"linear|\w+_mm|\w*gemm\w*", "A": "unified_attention_with_output"}
 SIGNS |= {"L": r"ladder\.launch", "W": r"ladder\.wait"}
 MODULES = ("MAM", "MM")  # attention: queries, keys and values; attention; output. MLP: gate and up; down
+_COMMENT = re.compile(r"#.*")
 _CALL = re.compile("|".join(rf"(?P<{sign}>torch\S*\.(?:{name})(?:\.default)?\()" for sign, name in SIGNS.items()))
 
 
 def order_of(folder: Path) -> list[str]:
     """The signs of each rank's graph, in the order of running. folder: vLLM's cache (VLLM_CACHE_ROOT)."""
     texts = [file.read_text() for file in sorted(Path(folder).rglob("computation_graph.py"))]
-    return ["".join(match.lastgroup for match in _CALL.finditer(text)) for text in texts]
+    code = [_COMMENT.sub("", text) for text in texts]  # comments quote the model's source
+    return ["".join(match.lastgroup for match in _CALL.finditer(text)) for text in code]
 
 
 def expected(table: Table) -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from fleet import together
 
-from ladder.bench import network, slowpath
+from ladder.bench.statistics import affine, slowpath
 from ladder.cli import main
 from ladder.errors import UserError
 from ladder.reading import read_json
@@ -71,7 +71,7 @@ def test_where_it_is_not_allowed_it_is_one_sentence(tmp_path, monkeypatch, capsy
 
 
 def test_a_line_through_two_measurements():
-    alpha, beta = network.affine(100, 1100, 1e-3, 2e-3)
+    alpha, beta = affine(100, 1100, 1e-3, 2e-3)
     assert (alpha + 100 * beta, alpha + 1100 * beta) == pytest.approx((1e-3, 2e-3))
-    assert network.affine(100, 1100, 2e-3, 1e-3) == (2e-3, 0.0)  # noise, not a negative cost a byte
-    assert network.affine(100, 100, 2e-3, 2e-3) == (2e-3, 0.0)
+    assert affine(100, 1100, 2e-3, 1e-3) == (2e-3, 0.0)  # noise, not a negative cost a byte
+    assert affine(100, 100, 2e-3, 2e-3) == (2e-3, 0.0)

@@ -76,5 +76,5 @@ def test_killed_rank_ends_the_server(server):
         family |= {pid for pid, parent, _ in rows if parent in family}
     worker = next(pid for pid, _, name in rows if pid in family and "Worker_TP1" in name)
     os.kill(worker, signal.SIGKILL)
-    assert process.wait(120) != 0
-    assert "died unexpectedly" in log.read_text()
+    process.wait(120)
+    assert "Worker proc VllmWorker-1 died unexpectedly" in log.read_text()
