@@ -13,6 +13,8 @@ split: the package's are mostly validation, where lm-eval's are test.
 Standard errors are lm-eval's; those of perplexities, which it does not give, are by the delta method for a ratio of
 sums over documents (ladder.evaluate.metrics).
 
+A checkpoint is a directory, a GGUF file, smollm2, or a name on the hub, as for `ladder convert`.
+
 Writes OUT/NAME.json for each checkpoint: a record with a row per task and metric, and the per-sample values for paired
 comparisons. A checkpoint whose record was made from the same checkpoint, tasks and settings is not evaluated again.
 
@@ -36,13 +38,21 @@ from ladder.evaluate.sensitivity import DTYPES, fast_bf16
 from ladder.files import digest, only_one, sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
+from ladder.model.convert import called, find
+from ladder.model.imported import imported
 from ladder.outputs import OutputFolder, check_record, path_or_name
 from ladder.reading import read_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="checkpoint directories")
-    parser.add_argument("--names", help="names of their records, with commas (default: the directories' names)")
+    parser.add_argument(
+        "checkpoints",
+        type=path_or_name,
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="directories, GGUF files, smollm2, or names on the hub",
+    )
+    parser.add_argument("--names", help="names of their records, with commas (default: the checkpoints')")
     parser.add_argument("--tasks", type=Path, help="directory of `ladder tasks`")
     parser.add_argument("--task", action="append", required=True, help="a task's name; may be given several times")
     parser.add_argument("--data", type=path_or_name, help="folder of `ladder fetch` for lm-eval's tasks, or hub")
@@ -71,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    names = args.names.split(",") if args.names else [folder.resolve().name for folder in args.checkpoints]
+    names = args.names.split(",") if args.names else list(map(called, args.checkpoints))
     if len(names) != len(args.checkpoints) or len(set(names)) != len(names):
         raise UserError(f"{len(args.checkpoints)} checkpoints need as many different --names, not {','.join(names)!r}")
     for key in ("batch", "limit", "max_length"):
@@ -96,21 +106,27 @@ def main(args: argparse.Namespace) -> None:
     settings |= {"shots": shots, "data": offline.identity(args.data)}
     if args.engine == "vllm":
         settings |= {"engine": "vllm", "tp": args.tp}
-    inputs = {
-        name: inputs_digest(folder, args.tasks, settings) for name, folder in zip(names, args.checkpoints, strict=True)
-    }
-    with only_one(args.out):  # after a kill, an orphan may be writing the same records
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(imported(find(source), args.out)) for source in args.checkpoints]
+        cards = {
+            name: described(folder, called(source))
+            for name, folder, source in zip(names, folders, args.checkpoints, strict=True)
+        }
+        inputs = {name: inputs_digest(card, args.tasks, settings) for name, card in cards.items()}
+        stack.enter_context(only_one(args.out))  # after a kill, an orphan may be writing the same records
         todo = []
-        for name, folder in zip(names, args.checkpoints, strict=True):
+        for name, folder in zip(names, folders, strict=True):
             if is_current(args.out / f"{name}.json", inputs[name]):
                 say(f"{name}: its record is up to date")
             else:
                 todo.append((name, folder))
         if todo:
-            evaluate(args, todo, shots, inputs, settings)
+            evaluate(args, todo, shots, cards, inputs, settings)
 
 
-def evaluate(args: argparse.Namespace, todo: list[tuple[str, Path]], shots: dict, inputs: dict, settings: dict) -> None:
+def evaluate(
+    args: argparse.Namespace, todo: list[tuple[str, Path]], shots: dict, cards: dict, inputs: dict, settings: dict
+) -> None:
     """Evaluate the (name, folder) pairs one after the other and write a record for each, anew after every task.
 
     A task whose result would be no number has none: raises UserError once all others are done.
@@ -136,20 +152,24 @@ def evaluate(args: argparse.Namespace, todo: list[tuple[str, Path]], shots: dict
         refused = []
         for name, folder in todo:
             try:
-                evaluate_one(args, name, folder, device, tasks, {"settings": settings, "inputs": inputs[name]})
+                identity = {"settings": settings, "inputs": inputs[name]}
+                evaluate_one(args, name, folder, cards[name], device, tasks, identity)
             except UserError as error:
                 refused.append(str(error))
         if refused:
             raise UserError("; ".join(refused))
 
 
-def evaluate_one(args: argparse.Namespace, name: str, folder: Path, device: str, tasks: dict, identity: dict) -> None:
+def evaluate_one(
+    args: argparse.Namespace, name: str, folder: Path, card: dict, device: str, tasks: dict, identity: dict
+) -> None:
     """Evaluate a checkpoint and write its record. ``identity`` says of what; a record of some of the tasks only has no
     ``inputs``, so that nobody takes it for complete, and names the others as ``unfinished``."""
     from ladder.evaluate import harness
     from ladder.model.checkpoint import load
 
-    columns = {key: value for key, value in (about(folder) | {"dtype": args.dtype}).items() if value is not None}
+    columns = {key: card.get(key) for key in ("model", "wiring", "tp", "variant", "seed")} | {"dtype": args.dtype}
+    columns = {key: value for key, value in columns.items() if value is not None}
     with job(args, "evaluate", name, **columns) as this, contextlib.ExitStack() as stack:
         if args.engine == "vllm":
             lm = stack.enter_context(harness.served(folder, args.tp, args.max_length))
@@ -222,21 +242,22 @@ def read_shots(given: list[str], tasks: list[str]) -> dict[str, int]:
     return shots
 
 
-def about(folder: Path) -> dict:
-    """The columns of a record that the checkpoint's card gives."""
-    from ladder.model.checkpoint import card
+def described(folder: Path, name: str) -> dict:
+    """The checkpoint's card; one that has none, as it is foreign, is called ``name``, and its files have digests here."""
+    from ladder.model.opened import card
 
-    return {key: card(folder).get(key) for key in ("model", "wiring", "tp", "variant", "seed")}
+    known = card(folder)
+    if "sha256" in known:
+        return known
+    return known | {
+        "model": name,
+        "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
+    }
 
 
-def inputs_digest(folder: Path, tasks: Path | None, settings: dict) -> str:
+def inputs_digest(card: dict, tasks: Path | None, settings: dict) -> str:
     """What the evaluation of a checkpoint depends on: its files, the task files, the settings, lm-eval's version."""
-    from ladder.model.checkpoint import card
-
-    known = dict(card(folder))
-    if "sha256" not in known:  # a foreign checkpoint has no digests of its files
-        known["sha256"] = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    known.pop("commit", None)  # the same weights from another commit give the same numbers
+    known = {key: value for key, value in card.items() if key != "commit"}  # the same weights give the same numbers
     files = sorted(path for path in tasks.iterdir() if path.suffix in (".yaml", ".jsonl")) if tasks else []
     return digest([known, {path.name: sha256(path) for path in files}, settings, metadata.version("lm-eval")])
 

@@ -82,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def of_checkpoint(args: argparse.Namespace, degrees: dict[str, int | None], checkpoint: Path) -> None:
+    from ladder.model.convert import called
     from ladder.model.opened import Checkpoint
 
     opened = Checkpoint.open(checkpoint)
@@ -110,8 +111,7 @@ def of_checkpoint(args: argparse.Namespace, degrees: dict[str, int | None], chec
         opened.fit(wiring, tp)
     dtype = ("bf16" if fast_bf16(device) else "fp32") if args.dtype == "auto" else args.dtype
     model, _ = load(checkpoint, DTYPES[dtype])
-    called = described["model"] if "sha256" in described else Path(args.checkpoint).resolve().name.removesuffix(".gguf")
-    name = args.model or called
+    name = args.model or (described["model"] if "sha256" in described else called(args.checkpoint))
     about = {"model": name, "variant": "converted", "seed": described.get("seed"), "dtype": dtype}
     run = name if about["seed"] is None else f"{name}-s{about['seed']}"
     with job(args, "sensitivity", run, **{k: v for k, v in about.items() if v is not None}) as this:

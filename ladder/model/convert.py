@@ -80,7 +80,7 @@ def rewire(args: argparse.Namespace, source: Path, template: str | None) -> None
         args.wiring, args.tp = from_record(args.layers_from, opened, args.wiring, args.layers, args.budget)
     what = check(source, args.wiring, args.tp)
     if "sha256" not in what:  # not one of ours: called as the user calls it
-        what["model"] = Path(args.source).resolve().name.removesuffix(".gguf")
+        what["model"] = called(args.source)
     what["model"] = args.model or what["model"]
     name = f"{what['model']}-{args.wiring}" + ("" if what.get("seed") is None else f"-s{what['seed']}")
     columns = {key: what.get(key) for key in ("model", "seed")}
@@ -97,6 +97,11 @@ def rewire(args: argparse.Namespace, source: Path, template: str | None) -> None
             ],
             artifacts=(args.out / "config.json",),
         )
+
+
+def called(source: str) -> str:
+    """What a model is called that its user names so."""
+    return Path(source).resolve().name.removesuffix(".gguf")
 
 
 def find(source: str) -> Path:
