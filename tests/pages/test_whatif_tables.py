@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ladder.pages.whatif import WIRINGS, rows_of, shape, table1, tables
 
 from ladder.cli import main
 from ladder.devices import DEVICES
 from ladder.links import ALIASES, LINKS
 from ladder.model.shapes import FAMILIES, of_content, published
+from ladder.pages.whatif import WIRINGS, rows_of, shape, table1, tables
 from ladder.schedule import order
 from ladder.simulate.calibration import load
 from ladder.simulate.model import Scenario, interval, predict
