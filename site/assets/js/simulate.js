@@ -14,14 +14,13 @@ function simulator(tables) {
 
   // Widths of the fullest rank, the weights of one layer, and each layer's [window, whether it has experts].
   function rank(size, tp, how) {
-    const share = (count) => Math.ceil(count / tp);
     const { hidden, head } = size;
-    const [queries, keys] = [share(size.heads) * head, share(size.kv_heads) * head];
-    const [intermediate, expert, shared] = ["intermediate", "expert_intermediate", "shared_intermediate"].map((key) =>
-      share(size[key]),
-    );
-    const matrices = size.gated ? 3 : 2;
+    const share = (count) => Math.ceil(count / tp);
+    const [queries, keys, matrices] = [share(size.heads) * head, share(size.kv_heads) * head, size.gated ? 3 : 2];
+    const [intermediate, expert] = [share(size.intermediate), share(size.expert_intermediate)];
+    const shared = share(size.shared_intermediate);
     const qkNorm = { "": 0, head: 2 * head, full: queries + keys }[size.qk_norm];
+    const of = (values, n, otherwise) => (values.length ? values[n % values.length] : otherwise);
     return {
       queries,
       keys,
@@ -35,8 +34,8 @@ function simulator(tables) {
       expert: matrices * hidden * expert,
       besideExperts: hidden * (size.router + matrices * shared),
       kinds: Array.from({ length: size.layers }, (_, n) => [
-        size.windows.length ? size.windows[n % size.windows.length] : 0,
-        size.routed.length ? size.routed[n % size.routed.length] : size.experts > 0,
+        of(size.windows, n, 0),
+        of(size.routed, n, size.experts > 0),
       ]),
     };
   }
@@ -47,8 +46,8 @@ function simulator(tables) {
     const mine = rank(size, at.tp, how);
     const sequences = Math.min(at.batch, (how.prefill_tokens ?? Infinity) / at.prompt);
     const tokens = sequences * at.prompt;
-    let numbers =
-      mine.vocab * hidden * (size.tied ? 1 : 2) + size.norm_weights * hidden * (size.layer_norms * size.layers + 1);
+    const norms = size.norm_weights * hidden * (size.layer_norms * size.layers + 1);
+    let numbers = mine.vocab * hidden * (size.tied ? 1 : 2) + norms;
     let [weights, width] = [0, 0];
     for (const [window, experts] of mine.kinds) {
       weights += mine.attention + (experts ? size.experts * mine.expert + mine.besideExperts : mine.mlp);
@@ -223,8 +222,8 @@ function simulator(tables) {
   }
 
   // A prediction for each wiring, with 90 % intervals [low, high] of tokens/s and speed-up where they are asked for.
-  // `point`: names of model, hardware, link and implementation; tp, batch, prompt, new_tokens; tokens_per_step, if not 1;
-  // latency_us, if it is to replace the link's.
+  // `point`: names of model, hardware, link and implementation; tp, batch, prompt, new_tokens; tokens_per_step, if it is
+  // not 1; latency_us, if it is to replace the link's.
   function predict(point, wirings, intervals = true) {
     const asked = ["standard", "upper_bound", ...wirings];
     const all = [seconds(point, parameters, asked)];
