@@ -5,6 +5,7 @@ import pandas as pd
 
 from ladder.evaluate.sensitivity import FREE
 from ladder.looks import look
+from ladder.metrics import text
 from ladder.pages.charts import Chart, Layer, Tables
 from ladder.pages.page import Page
 from ladder.pages.quality import label, named
@@ -13,13 +14,29 @@ from ladder.pages.words import finding, listing, percent, span
 
 METHODS = {"converted": "converted as is", "adapted": "finetuned", "distilled": "distilled"}
 METHODS |= {"progressive": "rewired layer by layer"}
-GAPS = {"drop": "converted as is", "left": "", "left_alike": ", against the original finetuned"}
+GAPS = {"drop": "converted as is", "left": "", "left_alike": ", original too"}
 CONVERSIONS = 'study != "published" and variant != "pretrained" and metric == "byte_perplexity"'
 
 
 def scans(tables: Tables) -> pd.DataFrame:
     rows = tables["sensitivity"]
-    return rows if rows.empty else named(rows[rows["converted"] > 0], "series")
+    return rows.query('converted > 0 and choice == "the last"')
+
+
+def choices(tables: Tables) -> pd.DataFrame:
+    """Scans from the last layer beside sets that were chosen, of what has both."""
+    rows = tables["sensitivity"].query("converted > 0")
+    rows = rows.assign(panel=rows["model"] + ", " + rows["wiring"].map(lambda w: look(w).label)) if len(rows) else rows
+    chosen = set(rows.query('choice == "chosen"')["panel"]) if len(rows) else ()
+    return rows[rows["panel"].isin(chosen)] if len(rows) else rows
+
+
+def choosing(tables: Tables) -> str:
+    rows = choices(tables)
+    half = rows[rows["converted"] == (rows["layers_of_model"] // 2)].set_index(["panel", "choice"])["loss_change"]
+    panel = next((name for name, _ in half.index if name.endswith(", ladder")), half.index[0][0])
+    last, chosen = (text("loss_change", half[panel, choice]) for choice in ("the last", "chosen"))
+    return f"{panel}: half of the layers cost {chosen} nats if they are chosen one by one, {last} if they are the last"
 
 
 def free(tables: Tables) -> str:
@@ -59,10 +76,14 @@ SENSITIVITY = Page(
         Chart("sensitivity", free, f"Bars: two standard errors; up to {FREE:g} nats a conversion counts as free.",
               scans, "converted", "loss_change", panel="model", layers=(Layer("error"), Layer("line"), Layer("point")),
               rule=FREE, hover=("degree", "free", "layers_share"), size=(330, 240)),
+        Chart("frontier", choosing, "Chosen: each step adds the layer that costs least, on other text than is "
+              "measured here.", choices, "converted", "loss_change", colour="choice", panel="panel", rule=FREE,
+              size=(330, 220), layers=(Layer("error"), Layer("line"), Layer("point")), hover=("layers", "free"),
+              need="This run chose no layers."),
         Table("sensitivity_table", "Change of the loss by layers converted, from the last",
               "Paired by window of text; ends are two standard errors, or the range of several seeds.", "sensitivity",
-              ("wiring", "model"), ("loss_change",), across="converted", tail=("free_layers", "original_perplexity"),
-              key=3, fold=True),
+              ("wiring", "model", "choice"), ("loss_change",), across="converted",
+              tail=("free_layers", "original_perplexity"), key=3, fold=True),
         Table("single_layers", "Each layer converted on its own", "From scans of single layers.", "single_layers",
               ("layer", "model", "wiring"), ("loss_change",), fold=True,
               need="This run has no scan of single layers (ladder sensitivity --each)."),

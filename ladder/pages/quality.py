@@ -205,7 +205,7 @@ PAGE = Page(
               ("difference", "floor", "floor_of_others", "verdict"), where='study == "this run" and difference.notna()',
               tail=("floor_pairs", "seeds", "against"), key=3, fold=True),
         Table("others_quality", costs_elsewhere, "No source gives seeds or error bars.", "others",
-              ("model", "converted", "name"), ("percent",), tail=("note", "source")),
+              ("model", "converted", "name"), ("percent",), heads={"converted": "Converted"}, tail=("note", "source")),
         Chart("loss_curves", last_losses, "The mean over the seeds of validation loss less standard's; bands: their "
               "range.", losses, "tokens", "loss_difference", panel="panel",
               layers=(Layer("band"), Layer("line"), Layer("point")), rule=0, hover=("degree",)),
