@@ -168,7 +168,7 @@ def test_a_chart_tells_its_numbers_and_follows_the_theme(page, address):
     page.goto(f"{address}speed.html")
     panel = page.locator('[data-chart="hidden"]')
     panel.scroll_into_view_if_needed()
-    panel.locator(".drawn path[aria-roledescription=point]").first.hover()
+    panel.locator(".drawn path[aria-roledescription=point]").last.hover(force=True)
     page.locator("#vg-tooltip-element.visible").wait_for()
     assert "communication hidden" in page.locator("#vg-tooltip-element").inner_text()
     colour = "() => getComputedStyle(document.querySelector('.drawn text')).fill"
