@@ -65,7 +65,7 @@ SENSITIVITY = Page(
               key=3, fold=True),
         Table("single_layers", "Each layer converted on its own", "From scans of single layers.", "single_layers",
               ("layer", "model", "wiring"), ("loss_change",), fold=True,
-              need="This run has no scan of single layers (ladder sensitivity --each)."),
+              need="This run scanned no model."),
     ),
 )  # fmt: skip
 
