@@ -97,6 +97,7 @@ METRICS = {
     "regained_alike": _share("regained, treated alike", better=1, interval=SEEDS),
     "chat_loss": _change("chat loss", ".3f", "nats", SEEDS),
     "loss_change": _change("change of the loss", "+.4f", "nats", ERRORS),
+    "last_loss_change": _change("the last as many", "+.4f", "nats"),
     "original_perplexity": Metric("perplexity of the original", "", ".2f", -1),
     "training_s": Metric("training time", "minutes", ".1f", -1, SEEDS, 1 / 60),
     "tokens": Metric("training tokens", "thousands", ",.0f", scale=1e-3),
@@ -172,6 +173,7 @@ METRICS = {
 }
 # What tells rows apart: the head of its column.
 DIMENSIONS = {
+    "added": "Layer added",
     "against": "Held against",
     "all_reduces": "All-reduces in 8 layers",
     "assumed": "Assumed",

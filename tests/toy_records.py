@@ -109,6 +109,10 @@ def sensitivity(folder: Path, seeds=(0,)) -> None:
                 rows.append(point | {"metric": "loss_change", "value": change, "unit": "nats", **spread})
                 perplexity = math.exp(5.4 + change)
                 rows.append(point | {"metric": "perplexity", "value": perplexity, "unit": "1", "stderr": 1.5})
+                for metric, layer, cost in (("alone", LAYERS - n, change / 3), ("chosen", LAYERS - n, change / 2)):
+                    one = {"layers": f"{layer}"} if metric == "alone" else {"added": layer}
+                    scanned = point | {"metric": f"loss_change_{metric}", "value": cost, "unit": "nats", **spread}
+                    rows += [scanned | one | ({"converted": 1} if metric == "alone" else {})] if n else []
             free = sum(change <= 0.01 for change in changes) - 1
             rows.append(here | {"metric": "free_layers", "value": free, "unit": "layers"})
         write(folder / "sensitivity", what["run"], rows)

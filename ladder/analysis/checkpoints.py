@@ -9,9 +9,9 @@ from ladder.looks import order, share
 from ladder.model.sizes import SIZES
 from ladder.wiring import split_name
 
-# What was done to a checkpoint, in the order in which it is done.
-VARIANTS = ("pretrained", "converted", "adapted", "distilled", "progressive")
-ADAPTED = VARIANTS[2:]
+# What was done to a checkpoint, in the order in which it is done; an original is one that was trained elsewhere.
+VARIANTS = ("original", "pretrained", "converted", "adapted", "distilled", "progressive", "lora", "annealed")
+ADAPTED = VARIANTS[3:]
 KEY = ["model", "variant", "wiring"]
 OWN = "this run"
 Measure = tuple[str, str | None]  # (metric, task)

@@ -19,14 +19,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ladder.evaluate.metrics import standard_error
-from ladder.model.chosen import CHOSEN, FREE
+from ladder.model.chosen import ALONE, CHOSEN, FREE, LAST
 from ladder.residual import Module, ResidualStream, Table
 from ladder.wiring import Wiring
 
 EXPONENT = math.log(sys.float_info.max)  # nats whose perplexity is a float
 TRIED = 4  # layers that one step of the choice tries at most
 LOGITS = 2**23  # at once; their sums stay in the cache
-LAST, ALONE = "loss_change", "loss_change_alone"
 
 
 class ScanPoint(NamedTuple):

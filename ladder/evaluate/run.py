@@ -243,7 +243,7 @@ def read_shots(given: list[str], tasks: list[str]) -> dict[str, int]:
 
 
 def described(folder: Path, name: str) -> dict:
-    """The checkpoint's card; a foreign one, which has none, is called ``name``, and its files have digests here."""
+    """The checkpoint's card. A foreign one has none: it is called ``name``, and its files get their digests here."""
     from ladder.model.opened import card
 
     known = card(folder)

@@ -29,12 +29,12 @@ from pathlib import Path
 import numpy as np
 
 from ladder.errors import UserError
-from ladder.evaluate.frontier import ALONE, CHOSEN, LAST, ScanPoint, passes, scan
+from ladder.evaluate.frontier import ScanPoint, passes, scan
 from ladder.evaluate.metrics import standard_error
 from ladder.files import sha256
 from ladder.job import add_arguments as add_job_arguments
 from ladder.job import job
-from ladder.model.chosen import RECOMMENDED, architecture, fitting
+from ladder.model.chosen import ALONE, CHOSEN, LAST, RECOMMENDED, architecture, fitting
 from ladder.outputs import path_or_name
 from ladder.progress import Progress
 from ladder.reading import read_json, take

@@ -8,7 +8,8 @@ from ladder.files import digest
 from ladder.model.opened import Checkpoint
 from ladder.reading import take
 
-CHOSEN, RECOMMENDED = "loss_change_chosen", "recommended_layers"  # metrics
+# metrics: the change of the loss with a layer alone converted, the last so many, or a chosen set
+ALONE, LAST, CHOSEN, RECOMMENDED = "loss_change_alone", "loss_change", "loss_change_chosen", "recommended_layers"
 FREE = 0.01  # nats: smaller changes of the loss do not matter
 VOLATILE = ("transformers_version", "dtype", "torch_dtype", "use_cache", "_name_or_path", "_model_name_or_path")
 

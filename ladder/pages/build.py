@@ -61,10 +61,10 @@ def main(args: argparse.Namespace) -> None:
 
 def pages() -> list:
     """Every page whose numbers come from here."""
-    from ladder.pages import adaptation, claims, quality, scale, speed, trust, use
+    from ladder.pages import adaptation, claims, guide, quality, scale, speed, trust, use
 
     found = [use.HOME, speed.PAGE, scale.PAGE, quality.PAGE, adaptation.SENSITIVITY, adaptation.PAGE, claims.PAGE]
-    return [*found, trust.PAGE, use.WIRINGS, use.REPRODUCE]
+    return [*found, trust.PAGE, guide.PAGE, use.WIRINGS, use.REPRODUCE]
 
 
 def build(records: list[Path], published: Path, run: dict, out: Path, measured: Path | None = None) -> dict:

@@ -27,6 +27,7 @@ from ladder.train import options as training
 from ladder.train.methods import METHODS, Recipe
 
 PROBE = 8  # tokens
+WARMUP = 5  # steps, or all of fewer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--record", action=OutputFile, help="JSON record to write")
     ladder.job.add_arguments(parser, record=False)
     ladder.options.add_arguments(parser.add_argument_group("method"), Recipe)
-    usual = {"steps": 25, "warmup": 5, "weight_decay": 0.0, "evaluate_every": 5, "checkpoint_every": 25}
+    usual = {"steps": 25, "warmup": None, "weight_decay": 0.0, "evaluate_every": 5, "checkpoint_every": 25}
     training.add_arguments(parser, work=False, **usual, lr=None, precision="auto")
 
 
 def main(args: argparse.Namespace) -> None:
     recipe = ladder.options.of(Recipe, args)
     args.lr = args.lr or METHODS[recipe.method].lr
+    args.warmup = min(WARMUP, args.steps) if args.warmup is None else args.warmup
     args.work = args.work or Path(f"{args.out}.work")
     options = ladder.options.of(training.Options, args)
     options.check()

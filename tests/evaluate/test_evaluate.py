@@ -152,7 +152,7 @@ def test_shots_are_put_before_the_question(place, tmp_path, monkeypatch):
         (["--names", "a"], {}, "2 checkpoints need as many different --names"),
         ([], {"checkpoints": ["one", "one"]}, "2 checkpoints need as many different --names"),
         (["--limit", "0"], {}, "--limit 0 evaluates nothing"),
-        ([], {"checkpoints": ["none"]}, "none: no checkpoint there"),
+        ([], {"checkpoints": ["none"]}, "none: no such checkpoint directory"),
     ],
 )
 def test_bad_input_is_one_sentence(evaluate, tmp_path, monkeypatch, words, changes, message):
