@@ -218,12 +218,11 @@ def test_seeds_of_a_scan_are_averaged(tmp_path, published):
     assert set(made["degree"].dropna()) == {2}
 
 
-def test_layers_converted_each_on_its_own_stay_apart(tmp_path, published):
-    what = {"stage": "sensitivity", "run": "tiny-each", "model": "tiny", "seed": 0, "wiring": "ladder", "n": 24}
-    what |= {"metric": "loss_change", "unit": "nats", "origin": "measured", "converted": 1, "value": 1.0}
-    toy_records.write(tmp_path / "each", "each", [what | {"layers": f"{n}"} for n in range(9)])
-    assert recovery.sensitivity(frames.read([tmp_path], published)).empty
-    assert len(recovery.single_layers(frames.read([tmp_path], published))) == 9
-    toy_records.sensitivity(tmp_path)
-    made = recovery.sensitivity(frames.read([tmp_path], published))
-    assert row_of(made, wiring="ladder", converted=1)["loss_change"] == pytest.approx(0.0009)
+def test_layers_alone_and_chosen_stay_apart_from_the_last(tables):
+    alone = tables["single_layers"].query('wiring == "ladder"')
+    assert list(alone["layer"]) == list(reversed(range(toy_records.LAYERS)))
+    real = row_of(tables["chosen_layers"], model="smollm2", converted=15)
+    assert (real["added"], real["loss_change"], real["last_loss_change"]) == pytest.approx((15, 0.45, 1.2))
+    assert (real["loss_change_low"], real["loss_change_high"]) == pytest.approx((0.43, 0.47))
+    toy = row_of(tables["chosen_layers"], model="tiny", wiring="ladder", converted=10)
+    assert toy["loss_change"] == pytest.approx(toy["last_loss_change"] / 2)
