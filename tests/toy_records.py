@@ -90,9 +90,9 @@ def ranks_of(wiring: str) -> dict:
     return {"tp": degree} if degree else {}
 
 
-def layers_of(count: int) -> str:
-    last = LAYERS - 1
-    return f"{last}" if count == 1 else f"{LAYERS - count}-{last}"
+def layers_of(count: int, layers: int = LAYERS) -> str:
+    last = layers - 1
+    return f"{last}" if count == 1 else f"{layers - count}-{last}"
 
 
 def sensitivity(folder: Path, seeds=(0,)) -> None:
@@ -116,6 +116,28 @@ def sensitivity(folder: Path, seeds=(0,)) -> None:
             free = sum(change <= 0.01 for change in changes) - 1
             rows.append(here | {"metric": "free_layers", "value": free, "unit": "layers"})
         write(folder / "sensitivity", what["run"], rows)
+
+
+def real(folder: Path) -> None:
+    """A model that was trained elsewhere: its scan, one distillation, three evaluations."""
+    chosen = {"model": "smollm2", "wiring": "ladder@1-15", "origin": "measured", "seed": 0}
+    rows = []
+    for n in range(31):
+        point = chosen | {"stage": "sensitivity", "wiring": "ladder", "converted": n, "unit": "nats", "stderr": 0.01}
+        rows.append(point | {"metric": "loss_change", "value": 0.08 * n} | ({"layers": layers_of(n, 30)} if n else {}))
+        if n:
+            rows.append(point | {"metric": "loss_change_chosen", "value": 0.03 * n, "layers": f"1-{n}", "added": n})
+    rows.append(rows[0] | {"metric": "free_layers", "value": 0, "unit": "layers"})
+    write(folder / "sensitivity", "smollm2", rows)
+    what = chosen | {"stage": "adapt", "run": "smollm2", "variant": "distilled"}
+    curve = [{"step": n, "tokens": 512 * n, "loss": 4 - 0.1 * n, "kl": 1 - 0.1 * n} for n in range(5)]
+    write(folder / "adapt", "smollm2", [what | around("validation_kl", 0.6, "nats")], curves={"validation": curve})
+    for variant, accuracy in (("original", 0.65), ("converted", 0.58), ("distilled", 0.63)):
+        here = chosen | {"stage": "evaluate", "run": variant, "variant": variant, "task": "piqa", "metric": "acc_norm"}
+        here |= {"wiring": "standard"} if variant == "original" else {}
+        write(
+            folder / "evaluate", f"smollm2-{variant}", [here | {"value": accuracy, "unit": "fraction", "stderr": 0.04}]
+        )
 
 
 def quality(folder: Path) -> None:
@@ -317,6 +339,7 @@ def everything(folder: Path) -> Path:
     """One of each kind, as the default profile makes them, and a file that is no record."""
     quality(folder)
     sensitivity(folder)
+    real(folder)
     speed(folder)
     shapes(folder)
     ranks(folder)

@@ -20,7 +20,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["trust", "whatif", "scale", "families", "log", "api"]
+PAGES += ["trust", "whatif", "scale", "families", "guide", "log", "api"]
 
 
 @pytest.mark.slow
