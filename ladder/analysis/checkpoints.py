@@ -10,7 +10,7 @@ from ladder.model.sizes import SIZES
 from ladder.wiring import split_name
 
 # What was done to a checkpoint, in the order in which it is done.
-VARIANTS = ("pretrained", "converted", "adapted", "distilled", "progressive")
+VARIANTS = ("pretrained", "converted", "adapted", "distilled", "progressive", "lora", "annealed")
 ADAPTED = VARIANTS[2:]
 KEY = ["model", "variant", "wiring"]
 OWN = "this run"

@@ -13,7 +13,8 @@ from ladder.pages.tables import Table
 from ladder.pages.words import finding, listing, percent, span
 
 METHODS = {"converted": "converted as is", "adapted": "finetuned", "distilled": "distilled"}
-METHODS |= {"progressive": "rewired layer by layer"}
+METHODS |= {"progressive": "rewired layer by layer", "lora": "distilled into a low-rank change"}
+METHODS |= {"annealed": "distilled while the lag came in"}
 GAPS = {"drop": "converted as is", "left": "", "left_alike": ", original too"}
 CONVERSIONS = 'study != "published" and variant != "pretrained" and metric == "byte_perplexity"'
 

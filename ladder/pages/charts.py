@@ -302,7 +302,11 @@ def write(chart: Chart, tables: Tables, out: Path) -> list[Path]:
     caption = f"{escape(chart.caption)} " if parts else ""
     page = out / f"{chart.name}.html"
     said = f'{caption}<span class="downloads">{source}{" ".join(links)}</span>'
-    text = [f'<figure class="chart" id="figure-{identity}">', f'<p class="finding">{escape(sentence(title))}</p>', body]
+    text = [
+        f'<figure class="chart" id="figure-{identity}" data-search-exclude>',
+        f'<p class="finding"><strong>{escape(sentence(title))}</strong></p>',
+        body,
+    ]
     save(page, "\n".join([*text, f"<figcaption>{said}</figcaption>", "</figure>", ""]))
     return [*written, page]
 

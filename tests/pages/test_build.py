@@ -153,7 +153,7 @@ def test_a_title_is_one_sentence_and_so_is_a_caption(reports):
     out, _ = reports
     for chart in CHARTS:
         text = (out / "pages" / f"{chart.name}.html").read_text()
-        (title,) = re.findall(r'<p class="finding">(.*)</p>', text)
+        (title,) = re.findall(r'<p class="finding"><strong>(.*)</strong></p>', text)
         assert title.endswith(".")
         assert len(title) < 420, chart.name
         assert len(chart.caption) < 160, chart.name
