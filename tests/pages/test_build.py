@@ -18,8 +18,9 @@ from ladder.errors import UserError
 from ladder.files import sha256
 from ladder.metrics import unknown
 from ladder.pages.build import add_arguments, build, main, pages
-from ladder.pages.charts import INK, Chart
+from ladder.pages.charts import Chart
 from ladder.pages.page import Sources
+from ladder.pages.theme import INK
 
 ORIGINS = {"published", "measured", "emulated", "simulated"}
 PAGES = pages()
