@@ -241,6 +241,8 @@ def test_layers_converted_each_on_its_own_stay_apart(tmp_path, published):
     toy_records.sensitivity(tmp_path)
     made = recovery.sensitivity(frames.read([tmp_path], published))
     assert row_of(made, wiring="ladder", converted=1)["loss_change"] == pytest.approx(0.0009)
+
+
 def test_layers_alone_and_chosen_stay_apart_from_the_last(tables):
     alone = tables["single_layers"].query('wiring == "ladder"')
     assert list(alone["layer"]) == list(reversed(range(toy_records.LAYERS)))
