@@ -173,7 +173,8 @@ METRICS = {
 }
 # What tells rows apart: the head of its column.
 DIMENSIONS = {
-    "added": "Layer added", "against": "Held against", "all_reduces": "All-reduces in 8 layers", "assumed": "Assumed", "backend": "Backend",
+    "added": "Layer added",
+    "against": "Held against", "all_reduces": "All-reduces in 8 layers", "assumed": "Assumed", "backend": "Backend",
     "batch": "Batch", "changed": "Changed after numbers could be seen", "choice": "Which layers", "claim": "Claim",
     "clock": "Clock", "commit": "Commit", "compute": "Computed", "config_digest": "Configuration", "contest": "Among",
     "contradicts": "Contradicts another source", "converted": "Layers converted", "copy": "Repeats another number",
