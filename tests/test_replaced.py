@@ -117,5 +117,6 @@ def test_what_the_pipeline_does_is_not_refused(tmp_path):
         parser, _ = cli.command(name)
         outputs.check(parser, parser.parse_args(line[len(name.split()) :]))
         seen.add(name)
-    optional = {"init", "export", "bench train", "bench link", "bench network", "plan", "simulate"}
+    optional = {"init", "fetch", "together", "export", "plan", "simulate"}
+    optional |= {"bench train", "bench link", "bench network", "bench serve", "campaign"}
     assert seen == set(cli.COMMANDS) - optional

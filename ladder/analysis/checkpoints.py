@@ -10,7 +10,7 @@ from ladder.model.sizes import SIZES
 from ladder.wiring import split_name
 
 # What was done to a checkpoint, in the order in which it is done; an original is one that was trained elsewhere.
-VARIANTS = ("original", "pretrained", "converted", "adapted", "distilled", "progressive")
+VARIANTS = ("original", "pretrained", "converted", "adapted", "distilled", "progressive", "lora", "annealed")
 ADAPTED = VARIANTS[3:]
 KEY = ["model", "variant", "wiring"]
 OWN = "this run"

@@ -52,7 +52,9 @@ def published(frames: Frames, wanted: dict[str, str]) -> str:
                 setting = [f"batch {row['batch']:g}"] if pd.notna(row["batch"]) and group["batch"].nunique() > 1 else []
                 setting += [f"P2P {row['p2p']}"] if row["p2p"] and group["p2p"].nunique() > 1 else []
                 setting += [row["note"]] if file == "others_quality" else []
-                cells.append(" ".join([row["wiring"], f"{row['value']:.4g}", *(f"({s})" for s in setting)]))
+                cells.append(
+                    " ".join([row["wiring"].replace("_", " "), f"{row['value']:.4g}", *(f"({s})" for s in setting)])
+                )
             told.append(f"{model}, {metric}: {', '.join(cells)}")
     return "; ".join(told)
 

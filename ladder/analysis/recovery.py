@@ -21,10 +21,11 @@ from ladder.analysis.points import none_if_nan, with_ends
 from ladder.analysis.quality import difference, same_seeds
 from ladder.analysis.training import over_seeds
 from ladder.looks import order
-from ladder.model.chosen import ALONE, CHOSEN, FREE, LAST
+from ladder.model.chosen import CHOSEN, FREE, LAST
 
 # Differences of byte perplexity: the converted model to the original; the adapted one to the original, to the original
 # treated alike, and to the finetuned one.
+CHOICES = {"the last": "loss_change", "chosen": "loss_change_chosen"}
 GAPS = ("drop", "left", "left_alike", "over_finetuned")
 
 
@@ -114,36 +115,41 @@ def decision(gap: pd.DataFrame) -> str | None:
 
 
 def sensitivity(frames: Frames) -> pd.DataFrame:
-    """The scan of a model and wiring, from the last layer to the first: the change of the loss by layers converted,
-    over the seeds; free: it stays within 0.01 nats, or two standard errors, up to here. free_layers: how many are."""
+    """The scan of a model and wiring: the change of the loss by layers converted, over the seeds. choice: whether they
+    are the last ones, or chosen one by one; free: the change stays within 0.01 nats, or two standard errors, up to
+    here; free_layers: how many of the last are."""
     scanned, rows = frames.own(stage="sensitivity"), []
     groups = scanned.groupby(["model", "wiring", "tp"], dropna=False)
     for (model, wiring, tp), group in sorted(groups, key=lambda g: (not is_real(g[0][0]), g[0][0], order(g[0][1]))):
         free = group[group["metric"] == "free_layers"]["value"]
-        if free.empty:  # layers converted each on its own have no such number; their rows are in records.csv
+        if free.empty:  # layers converted each on its own have no such number, and a table of their own
             continue
         depth = int(group["converted"].max())
-        last = f"{depth - 1:g}"  # and the points of single layers are left out here
-        group = group[group["layers"].isna() | (group["layers"].str.split("-").str[-1] == last)]
+        last = f"{depth - 1:g}"  # of points of single layers only the last one belongs here
+        ends = group["layers"].isna() | (group["layers"].str.split("-").str[-1] == last)
         text = group[(group["metric"] == "perplexity") & (group["converted"] == 0)]["value"]
-        for converted, points_ in group[group["metric"] == "loss_change"].groupby("converted"):
-            value, errors = points_["value"].mean(), points_["stderr"]
-            error = (errors**2).sum() ** 0.5 / len(errors)
-            several = points_["seed"].nunique(dropna=False) > 1
-            ends = (
-                (points_["value"].min(), points_["value"].max()) if several else (value - 2 * error, value + 2 * error)
-            )
-            row = {"model": model, "wiring": wiring, "degree": none_if_nan(tp), "converted": int(converted)}
-            row |= {"layers_share": converted / depth, "loss_change": value, "stderr": error, "real": is_real(model)}
-            row |= {"loss_change_low": ends[0], "loss_change_high": ends[1], "origin": points_["origin"].iloc[0]}
-            row |= {"free": bool(value <= max(FREE, 2 * error)), "free_layers": free.mean(), "layers_of_model": depth}
-            rows.append(row | {"original_perplexity": text.mean() if len(text) else None, "study": OWN})
+        what = {"model": model, "wiring": wiring, "degree": none_if_nan(tp), "real": is_real(model), "study": OWN}
+        what |= {"free_layers": free.mean(), "layers_of_model": depth, "origin": group["origin"].iloc[0]}
+        what |= {"original_perplexity": text.mean() if len(text) else None}
+        for choice, metric in CHOICES.items():
+            chosen = group[(group["metric"] == metric) & (ends | (choice == "chosen"))]
+            for converted, points_ in chosen.groupby("converted"):
+                value, errors = points_["value"].mean(), points_["stderr"]
+                error = (errors**2).sum() ** 0.5 / len(errors)
+                ranges = points_["value"].min(), points_["value"].max()
+                several = points_["seed"].nunique(dropna=False) > 1
+                low, high = ranges if several else (value - 2 * error, value + 2 * error)
+                row = what | {"choice": choice, "converted": int(converted), "layers_share": converted / depth}
+                row |= {"loss_change": value, "loss_change_low": low, "loss_change_high": high, "stderr": error}
+                rows.append(row | {"layers": points_["layers"].iloc[0], "free": bool(value <= max(FREE, 2 * error))})
     return pd.DataFrame(rows)
 
 
 def single_layers(frames: Frames) -> pd.DataFrame:
     """The change of the loss with each layer converted on its own."""
-    rows = frames.own(stage="sensitivity", metric=ALONE)
+    rows = frames.own(stage="sensitivity", converted=1, metric=["loss_change", "loss_change_alone"])
+    alone = rows.groupby(["model", "wiring", "metric"])["layers"].transform("nunique") > 1
+    rows = rows[alone] if len(rows) else rows
     made = rows[["model", "wiring", "layers", "seed", "value", "stderr", "origin"]]
     return made.rename(columns={"value": "loss_change", "layers": "layer"})
 

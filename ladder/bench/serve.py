@@ -133,6 +133,7 @@ def engines(point, delay: float | None):
                 from ladder.vllm.worker import SLOW  # the processes of the engines leave the cores to each other
 
                 how |= {"worker_cls": "ladder.vllm.worker.Worker", "kv_cache_memory_bytes": 2**28}
+                how |= {"max_num_batched_tokens": point.batch * point.length}  # vLLM tries a step of so many first
                 how.pop("gpu_memory_utilization")
             if delay is not None:
                 stack.enter_context(forwarder(f"{folder}/ends", delay * 1e-6))

@@ -166,7 +166,10 @@ def served(folder: Path, tp: int, max_length: int | None) -> Iterator:
     """The checkpoint in vLLM on ``tp`` ranks, as lm-eval sees it; ended afterwards."""
     from lm_eval.models.vllm_causallms import VLLM
 
-    lm = VLLM(str(folder), dtype="auto", batch_size="auto", tensor_parallel_size=tp, max_model_len=max_length, seed=0)
+    from ladder.model.opened import Checkpoint
+
+    dtype = Checkpoint.open(folder).dtype  # for "auto" vLLM makes float32 less
+    lm = VLLM(str(folder), dtype=dtype, tensor_parallel_size=tp, max_model_len=max_length, seed=0)
     try:
         yield lm
     finally:

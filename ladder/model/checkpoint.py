@@ -92,11 +92,9 @@ def load(folder: str | Path, dtype: str = "auto"):
 
 
 def _class(checkpoint: Checkpoint):
-    if checkpoint.family:
-        return checkpoint.family.loaded_class
     from ladder.model.modeling import LadderForCausalLM
 
-    return LadderForCausalLM
+    return checkpoint.family.loaded_class if checkpoint.family else LadderForCausalLM
 
 
 def reader(checkpoint: Checkpoint, dtype) -> Callable:

@@ -126,7 +126,7 @@ def run_by(model: nn.Module, table: Table, wiring: str, ranks: int = 1, prove: b
             )
         if table.shares:
             raise UserError(f"wiring {wiring!r} reads a rank's own share, and layers with {form.words} norm the sum")
-    if not hasattr(model, "rewiring"):
+    if fresh := not hasattr(model, "rewiring"):
         expected, whole = _untouched(model, layers) if prove else (None, True)
         model.rewiring = Rewiring(Table([Row()] * len(table)))
         for number, (layer, form) in enumerate(zip(layers, forms, strict=True)):
@@ -138,7 +138,8 @@ def run_by(model: nn.Module, table: Table, wiring: str, ranks: int = 1, prove: b
     try:
         set_virtual_ranks(model, ranks)
     except UserError:
-        restore(model)
+        if fresh:
+            restore(model)
         raise
     _set_signal(model, table.signal)
     model.rewiring.table, model.rewiring.signal_norm = table, getattr(decoder_of(model)[1], SIGNAL)
@@ -184,8 +185,14 @@ def set_virtual_ranks(model: nn.Module, size: int) -> None:
         return
     if size > 1:
         check_degree(model.config.get_text_config(decoder=True), size)
-    for name, body in bodies(model):
-        virtual.replace(model, name, body, size)
+    modules = list(bodies(model))
+    try:
+        for name, body in modules:
+            virtual.replace(model, name, body, size)
+    except UserError:
+        for name, body in modules:
+            virtual.replace(model, name, body, rewiring.ranks)
+        raise
     rewiring.ranks, rewiring.all_reduce = size, virtual.all_reduce if size > 1 else Landed
     head = model.get_output_embeddings()
     if type(head) is nn.Linear:  # where streams end apart, each feeds its own part of the vocabulary

@@ -4,22 +4,40 @@ real model stands before the toys of a profile."""
 import pandas as pd
 
 from ladder.looks import look
+from ladder.metrics import text
 from ladder.model.chosen import FREE
 from ladder.pages.charts import Chart, Layer, Tables
 from ladder.pages.page import Page
 from ladder.pages.quality import label, named
 from ladder.pages.tables import Table
-from ladder.pages.words import listing, percent, span
+from ladder.pages.words import finding, listing, percent, span
 
 METHODS = {"converted": "converted as is", "adapted": "finetuned", "distilled": "distilled"}
-METHODS |= {"progressive": "rewired layer by layer"}
-GAPS = {"drop": "converted as is", "left": "", "left_alike": ", against the original finetuned"}
+METHODS |= {"progressive": "rewired layer by layer", "lora": "distilled into a low-rank change"}
+METHODS |= {"annealed": "distilled while the lag came in"}
+GAPS = {"drop": "converted as is", "left": "", "left_alike": ", original too"}
 CONVERSIONS = 'study != "published" and variant != "pretrained" and metric == "byte_perplexity"'
 
 
 def scans(tables: Tables) -> pd.DataFrame:
     rows = tables["sensitivity"]
-    return rows if rows.empty else named(rows[rows["converted"] > 0], "series")
+    return rows.query('converted > 0 and choice == "the last"')
+
+
+def choices(tables: Tables) -> pd.DataFrame:
+    """Scans from the last layer beside sets that were chosen, of what has both."""
+    rows = tables["sensitivity"].query("converted > 0")
+    rows = rows.assign(panel=rows["model"] + ", " + rows["wiring"].map(lambda w: look(w).label)) if len(rows) else rows
+    chosen = set(rows.query('choice == "chosen"')["panel"]) if len(rows) else ()
+    return rows[rows["panel"].isin(chosen)] if len(rows) else rows
+
+
+def choosing(tables: Tables) -> str:
+    rows = choices(tables)
+    half = rows[rows["converted"] == (rows["layers_of_model"] // 2)].set_index(["panel", "choice"])["loss_change"]
+    panel = next((name for name, _ in half.index if name.endswith(", ladder")), half.index[0][0])
+    last, chosen = (text("loss_change", half[panel, choice]) for choice in ("the last", "chosen"))
+    return f"{panel}: half of the layers cost {chosen} nats if they are chosen one by one, {last} if they are the last"
 
 
 def free(tables: Tables) -> str:
@@ -59,10 +77,14 @@ SENSITIVITY = Page(
         Chart("sensitivity", free, f"Bars: two standard errors; up to {FREE:g} nats a conversion counts as free.",
               scans, "converted", "loss_change", panel="model", layers=(Layer("error"), Layer("line"), Layer("point")),
               rule=FREE, hover=("degree", "free", "layers_share"), size=(330, 240)),
+        Chart("frontier", choosing, "Chosen: each step adds the layer that costs least, on other text than is "
+              "measured here.", choices, "converted", "loss_change", colour="choice", panel="panel", rule=FREE,
+              size=(330, 220), layers=(Layer("error"), Layer("line"), Layer("point")), hover=("layers", "free"),
+              need="This run chose no layers."),
         Table("sensitivity_table", "Change of the loss by layers converted, from the last",
               "Paired by window of text; ends are two standard errors, or the range of several seeds.", "sensitivity",
-              ("wiring", "model"), ("loss_change",), across="converted", tail=("free_layers", "original_perplexity"),
-              key=3, fold=True),
+              ("wiring", "model", "choice"), ("loss_change",), across="converted",
+              tail=("free_layers", "original_perplexity"), key=3, fold=True),
         Table("single_layers", "Each layer converted on its own", "From scans of single layers.", "single_layers",
               ("layer", "model", "wiring"), ("loss_change",), fold=True,
               need="This run scanned no model."),
@@ -80,15 +102,18 @@ def steps(tables: Tables) -> pd.DataFrame:
     return named(rows).sort_values(["real", "layers_share"], ascending=[False, True], kind="stable")
 
 
+def foremost(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one conversion: a real model's before a toy's, this run's before a kept one's, most layers first."""
+    rows = rows[rows["wiring"].str.startswith("ladder")]
+    rows = rows.sort_values(["real", "layers_share"], ascending=[False, False], na_position="first", kind="stable")
+    key = ["study", "model", "wiring"]
+    return rows[(rows[key] == rows[key].iloc[0]).all(axis=1)]
+
+
 def costs(tables: Tables) -> str:
-    rows = steps(tables)
-    full = rows[rows["layers_share"] == 1]
-    full = full[full["wiring"] == "ladder"] if (full["wiring"] == "ladder").any() else full
-    told = [f"{r['done']} {percent(r['change'] / 100, 1, signed=True)}"
-            for r in full[full["study"] == full["study"].iloc[0]].to_dict("records")] if len(full) else []  # fmt: skip
-    return (
-        f"All layers converted to ladder change the perplexity so: {listing(told)}" if told else "What conversion costs"
-    )
+    rows = foremost(steps(tables))
+    told = [f"{r['done']} {percent(r['change'] / 100, 1, signed=True)}" for r in rows.to_dict("records")]
+    return f"{rows['model'].iloc[0]} as {label(rows.iloc[0])}: the perplexity changes by {listing(told)}"
 
 
 def published(tables: Tables) -> pd.DataFrame:
@@ -105,8 +130,7 @@ def published_costs(tables: Tables) -> str:
                                                  "Hybrid-Ladder-8B-16L-retrained"))  # fmt: skip
     return (
         f"Published for an 8B, half the layers converted take the average from {percent(start, 1)} to "
-        f"{percent(low, 1)}, "
-        f"and retraining brings it back to {percent(back, 1)}"
+        f"{percent(low, 1)}, and retraining brings it back to {percent(back, 1)}"
     )
 
 
@@ -126,18 +150,13 @@ def gaps(tables: Tables) -> pd.DataFrame:
 
 
 def regains(tables: Tables) -> str:
-    rows = tables["recovery"]
-    rows = rows[(rows["wiring"] == "ladder") & rows["regained"].notna()] if "regained" in rows else rows[:0]
-    if rows.empty:
-        return "What each method of adaptation brings back"
-    rows = rows.sort_values("real", ascending=False, kind="stable")
-    first = rows[(rows["study"] == rows["study"].iloc[0]) & (rows["model"] == rows["model"].iloc[0])]
+    first = foremost(tables["recovery"].dropna(subset=["regained"]))
     told = [f"{METHODS[r['variant']]} {percent(r['regained'])}" for r in first.to_dict("records")]
-    words = f"Of what conversion of all layers cost {first['model'].iloc[0]} comes back: {listing(told)}"
+    words = f"Of what becoming {label(first.iloc[0])} cost {first['model'].iloc[0]} comes back: {listing(told)}"
     decided = first["decision"].dropna() if "decision" in first else ()
     if len(decided):
-        seeds = {"open": "seeds cannot separate them", "better": "distillation is better over all seeds"}
-        words += f"; {seeds.get(decided.iloc[0], 'distillation is ' + decided.iloc[0])}"
+        open_ = decided.iloc[0] == "open"
+        words += "; seeds cannot separate them" if open_ else f"; distillation is {decided.iloc[0]}"
     return words
 
 
@@ -163,10 +182,10 @@ def chat_losses(tables: Tables) -> str:
 
 
 def answer(tables: Tables) -> str:
+    own = finding(regains, tables, "This run adapted no model of its own")
     return (
-        f"{published_costs(tables)}. {regains(tables)}. Distillation teaches the converted model what the original "
-        f"would "
-        "say, finetuning what the conversations say; both saw the same tokens."
+        f"{published_costs(tables)}. {own}. Distillation teaches the converted model what the original would say, "
+        "finetuning what the conversations say; both saw the same tokens."
     )
 
 

@@ -10,6 +10,7 @@ manifest `all` with the digest of every report file.
 
 import argparse
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ladder.errors import UserError
@@ -77,6 +78,8 @@ def build(records: list[Path], published: Path, run: dict, out: Path, measured: 
     from ladder.pages.claims import counts
     from ladder.pages.page import Sources
 
+    pool = ThreadPoolExecutor(1)  # beside everything else: the bundle takes a second
+    bundle = pool.submit(vl_convert.javascript_bundle, "window.vegaEmbed = vegaEmbed;")
     data = frames.read(records, published, measured)
     provenance = runs.provenance(data, run.get("name"))
     written = [out / "records.csv"]
@@ -86,7 +89,7 @@ def build(records: list[Path], published: Path, run: dict, out: Path, measured: 
     for page in pages():
         written += page.write(tables, out / "pages")
     written.append(out / "pages" / "vega.js")
-    save(written[-1], f"(() => {{{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();\n")
+    save(written[-1], f"(() => {{{bundle.result()}}})();\n")
     judged = tables["claims"]
     summary = {
         **provenance,

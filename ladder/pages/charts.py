@@ -18,32 +18,10 @@ from ladder.looks import look, order
 from ladder.markup import escape
 from ladder.metrics import METRICS, label
 from ladder.metrics import text as cell_text
+from ladder.pages.theme import CONFIG, DARK, DASHES, INK, LIGHT, SCHEMA, SERIES, SHAPES
 from ladder.pages.words import finding, listing, sentence
 
 Tables = dict[str, pd.DataFrame]
-INK, LIGHT, DARK = "#010203", "#1f2328", "#e2e4e9"
-# Told apart by colour-blind readers (Okabe and Ito), for series that are no wirings.
-SERIES = ("#2f7fd1", "#d55e00", "#009e73", "#b8579a", "#a67c00", "#6a6fd8", "#00929f", "#8a8a8a")
-SHAPES = {"s": "square", "^": "triangle-up", "v": "triangle-down", "o": "circle", "p": "cross", "X": "diamond"}
-SHAPES |= {"h": "triangle-left", "<": "triangle-left", ">": "triangle-right", "d": "diamond", "P": "cross"}
-SHAPES |= {"*": "stroke", "D": "diamond"}
-DASHES = {"-": [1, 0], "--": [6, 3], ":": [2, 2], "-.": [7, 2, 2, 2]}
-SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-CONFIG = {
-    "background": None,
-    "font": "Arial, Helvetica, 'Liberation Sans', sans-serif",
-    "padding": {"left": 18, "top": 5, "right": 22, "bottom": 5},
-    "view": {"stroke": None},
-    "axis": {"domainColor": INK, "gridColor": INK, "gridOpacity": 0.12, "tickColor": INK, "labelColor": INK}
-    | {"titleColor": INK, "titleFontWeight": "normal", "titleFontSize": 12, "labelFontSize": 11, "tickCount": 5}
-    | {"titlePadding": 9, "labelOverlap": "greedy", "labelSeparation": 4},
-    "header": {"labelColor": INK, "titleColor": INK},
-    "legend": {"labelColor": INK, "titleColor": INK, "orient": "top", "symbolStrokeWidth": 2, "labelFontSize": 11},
-    "title": {"color": INK, "fontSize": 12, "anchor": "start", "fontWeight": "bold"},
-    "text": {"color": INK, "fontSize": 11},
-    "point": {"size": 46, "strokeWidth": 1.6, "opacity": 1},
-    "line": {"strokeWidth": 2},
-}
 GAP = 13  # pixels between two labels at the ends of lines
 
 
@@ -302,7 +280,11 @@ def write(chart: Chart, tables: Tables, out: Path) -> list[Path]:
     caption = f"{escape(chart.caption)} " if parts else ""
     page = out / f"{chart.name}.html"
     said = f'{caption}<span class="downloads">{source}{" ".join(links)}</span>'
-    text = [f'<figure class="chart" id="figure-{identity}">', f'<p class="finding">{escape(sentence(title))}</p>', body]
+    text = [
+        f'<figure class="chart" id="figure-{identity}" data-search-exclude>',
+        f'<p class="finding"><strong>{escape(sentence(title))}</strong></p>',
+        body,
+    ]
     save(page, "\n".join([*text, f"<figcaption>{said}</figcaption>", "</figure>", ""]))
     return [*written, page]
 

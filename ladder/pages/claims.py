@@ -44,7 +44,7 @@ def numbers(rows: pd.DataFrame) -> str:
 
 def articles(tables: Tables) -> str:
     claims, evidence = tables["claims"], tables["evidence"]
-    parts = [f'<p class="caption"><strong>{escape(sentence(tally(tables)))}</strong></p>']
+    parts = []
     for row in claims.to_dict("records"):
         found = evidence[evidence["id"] == row["id"]] if len(evidence) else evidence
         here = numbers(found) if len(found) else str(row["reason"])
@@ -70,10 +70,8 @@ def answer(tables: Tables) -> str:
     made = counts(tables)
     return (
         f"{tally(tables)}. What is shown in the small rests on a toy model or an emulated link: it can refute a claim "
-        f"about "
-        f"billions of weights and eight GPUs, not confirm it. The {made['not tested at this scale']} that need real "
-        f"GPUs "
-        "are open."
+        f"about billions of weights and eight GPUs, not confirm it. The {made['not tested at this scale']} that need "
+        "real GPUs are open."
     )
 
 

@@ -61,8 +61,7 @@ def counted(tables: dict) -> str:
     counts = tables["families"]["rewired"].value_counts()
     return (
         f"Of {counts.sum()} families of transformers {metadata.version('transformers')}, {counts.get('yes', 0)} are "
-        f"rewired, "
-        f"{counts.get('no', 0)} are refused, and {counts.get('not tried', 0)} have no small model to try"
+        f"rewired, {counts.get('no', 0)} are refused, and {counts.get('not tried', 0)} have no small model to try"
     )
 
 

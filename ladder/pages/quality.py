@@ -20,12 +20,13 @@ MEANING = (
 
 
 def label(row) -> str:
-    return look(row["wiring"], None if pd.isna(row["degree"]) else row["degree"]).label
+    degree = row.get("degree")
+    return look(row["wiring"], None if degree is None or pd.isna(degree) else degree).label
 
 
 def named(rows: pd.DataFrame, column: str = "name") -> pd.DataFrame:
     """With the wiring's label, which holds its number of ranks, as a column for an axis."""
-    return rows.assign(**{column: [label(row) for row in rows[["wiring", "degree"]].to_dict("records")]})
+    return rows.assign(**{column: [label(row) for row in rows.to_dict("records")]})
 
 
 def groups(rows: pd.DataFrame) -> pd.Series:
@@ -92,8 +93,7 @@ def two_seeds(tables: Tables) -> str:
     over = rows[rows["verdict"] == "over"]
     return (
         f"Of {len(rows)} wirings trained from scratch here, {len(over)} differ from standard in perplexity by more "
-        f"than its "
-        f"seeds do; {len(rows[rows['difference'] < 0])} of them are better"
+        f"than its seeds do; {len(rows[rows['difference'] < 0])} of them are better"
     )
 
 
@@ -177,8 +177,7 @@ def answer(tables: Tables) -> str:
         return start + "This run trained no model of its own."
     return start + (
         "Our own models are small and trained for minutes: they show that every wiring trains, and their differences "
-        "are "
-        "mostly those of seeds, so they rank nothing."
+        "are mostly those of seeds, so they rank nothing."
     )
 
 
@@ -206,7 +205,7 @@ PAGE = Page(
               ("difference", "floor", "floor_of_others", "verdict"), where='study == "this run" and difference.notna()',
               tail=("floor_pairs", "seeds", "against"), key=3, fold=True),
         Table("others_quality", costs_elsewhere, "No source gives seeds or error bars.", "others",
-              ("model", "converted", "name"), ("percent",), tail=("note", "source")),
+              ("model", "converted", "name"), ("percent",), heads={"converted": "Converted"}, tail=("note", "source")),
         Chart("loss_curves", last_losses, "The mean over the seeds of validation loss less standard's; bands: their "
               "range.", losses, "tokens", "loss_difference", panel="panel",
               layers=(Layer("band"), Layer("line"), Layer("point")), rule=0, hover=("degree",)),

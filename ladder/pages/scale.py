@@ -108,8 +108,7 @@ def against_one_shot(tables: Tables) -> str:
     counts = rows["outcome"].value_counts()
     return (
         f"Against standard with a one-shot all-reduce, ladder with NCCL is ahead in {counts.get('ahead', 0)} of "
-        f"{len(rows)} "
-        f"settings and behind in {counts.get('behind', 0)}"
+        f"{len(rows)} settings and behind in {counts.get('behind', 0)}"
     )
 
 
@@ -134,8 +133,7 @@ def answer(tables: Tables) -> str:
     return (
         "Small batches on NVLink: ladder. Ethernet: parallel, or still fewer all-reduces. In "
         f"{percent((rows['outcome'] == 'open').mean())} of the settings the two are too close to call, and where an "
-        f"engine "
-        "has a one-shot all-reduce, little is left to hide. All of it is simulated, nothing ran."
+        "engine has a one-shot all-reduce, little is left to hide. All of it is simulated, nothing ran."
     )
 
 

@@ -188,7 +188,7 @@ PAGE = Page(
               xdomain=(0, 2), hover=("clock", "origin", "model", "tp")),
         Chart("gained", gains, READING, "over_rho", "rho", "decode_speedup", where='wiring != "standard" and rho <= 2',
               layers=CLOCKS, rule=1, xdomain=(0, 2), hover=("clock", "origin", "model", "tp")),
-        Table("overlap", "How much communication each wiring hides", SERIAL, "speed",
+        Table("overlap", "Share of communication hidden, by wiring", SERIAL, "speed",
               ("wiring", "link", "model", "tp", "batch"),
               (("decode", "decode_s", "decode_speedup", "decode_hidden_wall", "decode_hidden_virtual",
                 "decode_hidden_schedule"),

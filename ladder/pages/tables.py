@@ -121,7 +121,7 @@ def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
     identity = f"table-{table.name.replace('_', '-')}"
     if rows.empty:
         words = f"<strong>{escape(plain(table))}.</strong> {escape(table.need)}"
-        return f'<div class="results" id="{identity}">\n<p class="caption">{words}</p>\n</div>'
+        return f'<div class="results" id="{identity}" data-search-exclude>\n<p class="caption">{words}</p>\n</div>'
     metrics = heads_of(table, rows)
     names = [name for name in table.rows if name in rows]
     tail = [name for name in table.tail if name in rows and rows[name].notna().any()]
@@ -156,7 +156,7 @@ def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
     parts = [
         f'<p class="caption" id="{identity}-caption"><strong>{escape(title)}</strong> {escape(caption)} '
         f'<span class="downloads">{source}</span></p>',
-        f'<div class="tools">{tools}</div>' if tools else "",
+        f'<p class="tools">{tools}</p>' if tools else "",
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{identity}-caption">',
         f'<table class="sortable" aria-describedby="{identity}-caption">',
         f"<thead>{groups(columns)}<tr>{head}</tr></thead>",
@@ -167,7 +167,7 @@ def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
     inside = "\n".join(part for part in parts if part)
     if table.fold:
         inside = f"<details>\n<summary>{escape(title)} <span>{len(body)} rows</span></summary>\n{inside}\n</details>"
-    return f'<div class="results" id="{identity}">\n{inside}\n</div>'
+    return f'<div class="results" id="{identity}" data-search-exclude>\n{inside}\n</div>'
 
 
 def tag(n: int, head: Head, inside: str, key: str, kind: str) -> str:

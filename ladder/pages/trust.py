@@ -161,11 +161,10 @@ def answer(tables: Tables) -> str:
     if held is None:
         return "This run holds no validation of the simulator."
     return (
-        f"Speed-ups of shapes that the simulator never saw are right to a few percent (median "
+        "Speed-ups of shapes that the simulator never saw are right to a few percent (median "
         f"{percent(held['error_median'], 1)} for the 70B; repeats by the authors differ by "
         f"{percent(noise['error_median'], 1)}). Absolute tokens/s are worse, and the emulated link makes ladder look "
-        f"faster "
-        "than a real network does. No number here was measured on several GPUs."
+        "faster than a real network does. No number here was measured on several GPUs."
     )
 
 

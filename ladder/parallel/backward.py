@@ -41,9 +41,11 @@ class Backward:
 
     def __init__(self, model: torch.nn.Module, group: dist.ProcessGroup):
         self.model, self.group = model, group
+        paths = [path for name, body in bodies(model) for path, _ in body.named_parameters(prefix=name)]
+        self.parts = {path: slicing.distinct(path, model.config, group.size()) for path in paths}
 
     def __call__(self, x: torch.Tensor, table: Table, all_reduce: Callable, signal_norm=None) -> ResidualStream:
-        kind = partial(Tape, self.model, self.group) if torch.is_grad_enabled() else ResidualStream
+        kind = partial(Tape, self) if torch.is_grad_enabled() else ResidualStream
         return kind(x, table, all_reduce, signal_norm)
 
 
@@ -62,9 +64,10 @@ class Tape(ResidualStream):
     """What one forward pass leaves for its backward: of each module its input, its output and the graph between."""
 
     @unseen
-    def __init__(self, model, group, x, table, all_reduce, signal_norm):
+    def __init__(self, backward, x, table, all_reduce, signal_norm):
         super().__init__(x.detach(), table, all_reduce, self._recorded_signal if table.signal else None)
-        self.start, self.group, self.norm_of_signal = x, group, signal_norm
+        model, self.group = backward.model, backward.group
+        self.start, self.norm_of_signal = x, signal_norm
         self.of_norm, self.of_after, self.of_body, self.sharded = [], [], [], []
         self.several: dict[int, list] = {}  # parameters that several ranks hold, by how many parts of them there are
         for layer in layers_of(model):
@@ -78,8 +81,8 @@ class Tape(ResidualStream):
             trained = {path: parameter for path, parameter in named if parameter.requires_grad}
             self.of_body.append([*trained.values()])
             for path, parameter in trained.items():
-                if (parts := slicing.distinct(path, model.config, group.size())) < group.size():
-                    self.several.setdefault(parts, []).append(parameter)
+                if backward.parts[path] < self.group.size():
+                    self.several.setdefault(backward.parts[path], []).append(parameter)
         self.of_signal = [p for p in signal_norm.parameters() if p.requires_grad] if table.signal else []
         self.several.setdefault(1, []).extend(p for parameters in self.of_norm for p in parameters)
         self.parameters = [p for ps in (*self.of_body, *self.of_norm, *self.of_after, self.of_signal) for p in ps]

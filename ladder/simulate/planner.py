@@ -166,7 +166,7 @@ def verdict(answer: dict) -> list[str]:
         bound, fastest = answer["question"]["latency_ms"], best["ms_per_token"]
         first = f"Nothing answers within {bound:g} ms a token; the fastest, {called(best)}, takes {fastest:.3g}."
     elif other is None:
-        first = f"{called(best)}: no other TP degree of these GPUs fits and answers in time."
+        first = f"{called(best)}: no other TP degree splits this model, fits and answers in time."
     else:
         less = "Less TP gives more" if best["tp"] < most else "Most TP gives most"
         first = f"{less}: {called(best)} has {gain:.2f} times the tokens/s of {called(other)}."

@@ -23,7 +23,8 @@ _stream: torch.cuda.Stream | None = None
 
 
 def connect(group) -> None:
-    """Sum over ``group`` from now on: vLLM's coordinator (``get_tp_group()``), or what has its ``device_group``."""
+    """Sum over ``group`` from now on: vLLM's coordinator (``get_tp_group()``), or what has its ``device_group`` and
+    ``world_size``."""
     global _group, _stream
     _group = group
     _under_way.clear()
@@ -32,7 +33,9 @@ def connect(group) -> None:
 
 
 def _launch(partial: torch.Tensor) -> None:
-    if partial.is_cuda:
+    if _group.world_size == 1:
+        _under_way.append((partial, lambda: None))
+    elif partial.is_cuda:
         _stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(_stream):
             partial.copy_(_group._all_reduce_out_place(partial))  # by the algorithm that vLLM chooses

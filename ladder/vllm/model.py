@@ -18,22 +18,21 @@ from vllm.model_executor.models import ModelRegistry
 
 from ladder.errors import UserError
 from ladder.model.forms import FORMS, form_of
-from ladder.residual import Landed, Module, ResidualStream, Table
+from ladder.residual import Module, ResidualStream, Table
 from ladder.vllm import ARCHITECTURES, communicator
 from ladder.vllm.communicator import AllReduce, overlapped
-from ladder.vllm.settings import wiring_of
+from ladder.vllm.settings import check_compiled, wiring_of
 
 
 class Stage:
     """What the layers of a model share."""
 
-    def __init__(self, table: Table, parallel: bool, signal_norm: nn.Module | None):
+    def __init__(self, table: Table, signal_norm: nn.Module | None):
         self.table, self.overlapped, self.signal_norm = table, overlapped(table), signal_norm
-        self.parallel = parallel
 
     def stream(self, x: torch.Tensor) -> ResidualStream:
         """The stream of one forward pass, which begins as ``x`` [N, D]."""
-        all_reduce = AllReduce(self.overlapped, tensor_model_parallel_all_reduce) if self.parallel else Landed
+        all_reduce = AllReduce(self.overlapped, tensor_model_parallel_all_reduce)
         return ResidualStream(x, self.table, all_reduce, self.signal_norm)
 
 
@@ -69,13 +68,12 @@ def rewire(model: nn.Module, vllm_config: VllmConfig) -> None:
     """Let a vLLM decoder without weights run by its configuration's wiring, in place."""
     config = vllm_config.model_config.hf_config
     _, table = wiring_of(config)
-    group = get_tp_group()
-    if group.world_size > 1:
-        communicator.connect(group)
-        communicator.guard()
+    check_compiled(vllm_config)
+    communicator.connect(get_tp_group())
+    communicator.guard()
     if table.signal:
         model.first_attention_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-    stage = Stage(table, group.world_size > 1, getattr(model, "first_attention_norm", None))
+    stage = Stage(table, getattr(model, "first_attention_norm", None))
     for number, layer in enumerate(model.layers):
         if form_of(layer) is not FORMS[0]:
             raise UserError(f"{type(layer).__name__}: not {FORMS[0].words}, which alone can be served")

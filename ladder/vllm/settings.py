@@ -25,8 +25,7 @@ def verify_and_update(vllm_config: "VllmConfig") -> None:
     check_untested(vllm_config)
     # Part of the key of vLLM's compile cache.
     vllm_config.additional_config = {**vllm_config.additional_config, "ladder": f"{wiring} {wiring.tp}"}
-    if vllm_config.parallel_config.tensor_parallel_size > 1 and any(overlapped(table)):
-        split(vllm_config)
+    compile_in_pieces(vllm_config, any(overlapped(table)))
 
 
 def wiring_of(config) -> tuple[Wiring, Table]:
@@ -84,20 +83,37 @@ def check_untested(vllm_config: "VllmConfig") -> None:
         )
 
 
-def split(vllm_config: "VllmConfig") -> None:
-    """Let launch and wait run between compiled pieces, in the order that the executor has put them in."""
+def compile_in_pieces(vllm_config: "VllmConfig", split: bool) -> None:
+    """Have the model compiled so that its modules run in their order: in vLLM's pieces, or not at all.
+
+    split: launch and wait run between pieces, on one rank too; what is compiled whole was seen to give wrong tokens
+    there as well, where a module's output is not read by the next module.
+    """
     from vllm.config import CompilationConfig
     from vllm.platforms import current_platform
 
     compilation = vllm_config.compilation_config
+    if current_platform.is_cpu() and compilation.mode is None:
+        vllm_config.model_config.enforce_eager = True  # vLLM compiles for the CPU whole, without pieces
     if compilation.use_inductor_graph_partition:
         raise UserError(
             "compilation_config.use_inductor_graph_partition lets Inductor move sums over ranks, which gives wrong "
             "tokens; leave it out"
         )
-    if compilation.splitting_ops is None:
-        compilation.splitting_ops = [*CompilationConfig._attention_ops, *CACHE_UPDATES]
-    compilation.splitting_ops += [name for name in OPERATORS if name not in compilation.splitting_ops]
-    compilation.pass_config.fuse_allreduce_rms = False  # there is nothing between the two
-    if current_platform.is_cpu() and compilation.mode is None:
-        vllm_config.model_config.enforce_eager = True  # vLLM compiles for the CPU whole, without pieces
+    if split:
+        if compilation.splitting_ops is None:
+            compilation.splitting_ops = [*CompilationConfig._attention_ops, *CACHE_UPDATES]
+        compilation.splitting_ops += [name for name in OPERATORS if name not in compilation.splitting_ops]
+        compilation.pass_config.fuse_allreduce_rms = False  # there is nothing between the two
+
+
+def check_compiled(vllm_config: "VllmConfig") -> None:
+    """Refuse a model that vLLM, when all is settled, would compile whole."""
+    from vllm.config import CompilationMode
+
+    mode = vllm_config.compilation_config.mode
+    if mode not in (CompilationMode.NONE, CompilationMode.VLLM_COMPILE):
+        raise UserError(
+            f"compilation_config.mode {mode} compiles a converted model whole, where Inductor moves its modules (wrong "
+            "tokens); pass --enforce-eager"
+        )

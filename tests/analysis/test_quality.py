@@ -218,6 +218,31 @@ def test_seeds_of_a_scan_are_averaged(tmp_path, published):
     assert set(made["degree"].dropna()) == {2}
 
 
+def test_layers_that_were_chosen_stand_beside_the_last(tmp_path, published):
+    toy_records.sensitivity(tmp_path)
+    what = {"stage": "sensitivity", "run": "x", "model": "tiny", "seed": 0, "wiring": "ladder", "n": 24, "unit": "nats"}
+    what |= {"origin": "measured", "stderr": 0.001}
+    rows = [what | {"metric": "loss_change_chosen", "converted": n, "layers": f"{n}", "value": 0.1 * n} for n in (1, 2)]
+    rows += [what | {"metric": "loss_change_alone", "converted": 1, "layers": f"{n}", "value": 0.1} for n in (0, 9)]
+    toy_records.write(tmp_path / "chosen", "chosen", rows)
+    made = recovery.sensitivity(frames.read([tmp_path], published)).query('wiring == "ladder" and converted == 2')
+    assert dict(zip(made["choice"], made["loss_change"], strict=True)) == pytest.approx(
+        {"the last": 0.001 * (1.9**2 - 1), "chosen": 0.2}
+    )
+    assert set(recovery.single_layers(frames.read([tmp_path], published))["layer"]) == {"0", "9"}
+
+
+def test_layers_converted_each_on_its_own_stay_apart(tmp_path, published):
+    what = {"stage": "sensitivity", "run": "tiny-each", "model": "tiny", "seed": 0, "wiring": "ladder", "n": 24}
+    what |= {"metric": "loss_change", "unit": "nats", "origin": "measured", "converted": 1, "value": 1.0}
+    toy_records.write(tmp_path / "each", "each", [what | {"layers": f"{n}"} for n in range(9)])
+    assert recovery.sensitivity(frames.read([tmp_path], published)).empty
+    assert len(recovery.single_layers(frames.read([tmp_path], published))) == 9
+    toy_records.sensitivity(tmp_path)
+    made = recovery.sensitivity(frames.read([tmp_path], published))
+    assert row_of(made, wiring="ladder", converted=1)["loss_change"] == pytest.approx(0.0009)
+
+
 def test_layers_alone_and_chosen_stay_apart_from_the_last(tables):
     alone = tables["single_layers"].query('wiring == "ladder"')
     assert list(alone["layer"]) == list(reversed(range(toy_records.LAYERS)))

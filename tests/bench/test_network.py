@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from fleet import together
 
-from ladder.bench.statistics import affine, slowpath
+from ladder.bench import slowpath
+from ladder.bench.statistics import affine
 from ladder.cli import main
 from ladder.errors import UserError
 from ladder.reading import read_json

@@ -195,6 +195,16 @@ def test_what_does_not_fit_is_one_sentence_and_changes_nothing(name, wiring, wor
     assert torch.equal(logits(model), before)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "wiring"), [("phi3", "partial"), ("qwen3", "spd@7"), ("gemma2", "spd")])
+def test_a_refused_wiring_leaves_the_one_before(name, wiring):
+    model = rewire(tiny(name), "ladder")
+    before = logits(model)
+    with pytest.raises(UserError):
+        rewire(model, wiring, 2)
+    assert torch.equal(logits(model), before)
+
+
 def test_a_family_whose_layers_do_more_is_found_out(monkeypatch):
     from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 

@@ -18,8 +18,9 @@ from ladder.errors import UserError
 from ladder.files import sha256
 from ladder.metrics import unknown
 from ladder.pages.build import add_arguments, build, main, pages
-from ladder.pages.charts import INK, Chart
+from ladder.pages.charts import Chart
 from ladder.pages.page import Sources
+from ladder.pages.theme import INK
 
 ORIGINS = {"published", "measured", "emulated", "simulated"}
 PAGES = pages()
@@ -153,7 +154,7 @@ def test_a_title_is_one_sentence_and_so_is_a_caption(reports):
     out, _ = reports
     for chart in CHARTS:
         text = (out / "pages" / f"{chart.name}.html").read_text()
-        (title,) = re.findall(r'<p class="finding">(.*)</p>', text)
+        (title,) = re.findall(r'<p class="finding"><strong>(.*)</strong></p>', text)
         assert title.endswith(".")
         assert len(title) < 420, chart.name
         assert len(chart.caption) < 160, chart.name

@@ -8,17 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ladder.pages.whatif import WIRINGS, rows_of, shape, table1, tables
 
 from ladder.cli import main
 from ladder.devices import DEVICES
 from ladder.links import ALIASES, LINKS
 from ladder.model.shapes import FAMILIES, of_content, published
+from ladder.pages.whatif import WIRINGS, rows_of, shape, table1, tables
 from ladder.schedule import order
 from ladder.simulate.calibration import load
 from ladder.simulate.model import Scenario, interval, predict
 
-SCRIPTS = ("site/assets/js/simulate.js", "site/assets/js/shapes.js")
+SCRIPTS = [f"site/assets/js/{name}.js" for name in ("schedule", "simulate", "shapes")]
 CONFIGS = json.loads(Path("ladder/model/configs.json").read_text(encoding="utf-8"))
 # Points to predictions, in JavaScript.
 PREDICT = """({tables, points}) => {

@@ -14,7 +14,7 @@ from ladder.wiring import table
 
 
 def sums(group) -> list:
-    communicator.connect(SimpleNamespace(device_group=dist.group.WORLD))
+    communicator.connect(SimpleNamespace(device_group=dist.group.WORLD, world_size=2))
     all_reduce = communicator.AllReduce((True, True, False), lambda partial: 10 * partial)
     partials = [torch.full((2, 3), float(10**n * (group.world_rank + 1))) for n in range(3)]
     handles = [all_reduce(partial) for partial in partials]
@@ -23,7 +23,7 @@ def sums(group) -> list:
 
 
 def out_of_order(group) -> str:
-    communicator.connect(SimpleNamespace(device_group=dist.group.WORLD))
+    communicator.connect(SimpleNamespace(device_group=dist.group.WORLD, world_size=2))
     all_reduce = communicator.AllReduce((True, True), None)
     _, second = [all_reduce(torch.ones(1)) for _ in range(2)]
     with pytest.raises(RuntimeError) as refused:

@@ -1,7 +1,7 @@
 """What an engine does to requests changes no token; families besides Llama; what is refused when an engine starts."""
 
 import pytest
-from served import CLOSE, PROMPTS, answers, engine
+from served import CLOSE, PIECES, PROMPTS, answers, engine
 
 pytest.importorskip("vllm.version", reason="needs vLLM: make test-vllm")
 pytestmark = pytest.mark.usefixtures("forked")
@@ -83,11 +83,18 @@ def test_nine_heads_on_three_ranks(plain, expected, tmp_path, monkeypatch):
     assert max(differences) <= CLOSE
 
 
-def test_compiled_whole_is_refused(model, capfd):
-    """As vLLM compiles for a CPU: launch and wait would be inside Inductor's code."""
-    with pytest.raises(RuntimeError), engine(model("ladder"), tp=2, compilation_config={"mode": 3}):
+@pytest.mark.parametrize("wiring", ["ladder", "parallel"])
+def test_compiled_whole_is_refused(wiring, model):
+    """As vLLM compiles for a CPU: it gave other tokens, also on one rank."""
+    with pytest.raises(ValueError, match="--enforce-eager"), engine(model(wiring), compilation_config={"mode": 3}):
         pass
-    assert "splitting_ops" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("wiring", ["ladder", "parallel"])
+def test_pieces_on_one_rank(wiring, model, expected, pieces):
+    with engine(model(wiring), compilation_config=PIECES) as llm:
+        differences = [a.differs(b) for a, b in zip(answers(llm), expected(model(wiring)), strict=True)]
+    assert max(differences) <= CLOSE
 
 
 def test_export_runs_by_the_plugin(model, expected, tmp_path):
@@ -98,4 +105,21 @@ def test_export_runs_by_the_plugin(model, expected, tmp_path):
         kind = llm.apply_model(lambda model: type(model).__module__)
         differences = [a.differs(b) for a, b in zip(answers(llm), expected(model("parallel")), strict=True)]
     assert kind == ["ladder.vllm.model"]
+    assert max(differences) <= CLOSE
+
+
+@pytest.mark.parametrize("wiring", ["spd", "parallel"])
+def test_export_in_the_transformers_backend(wiring, model, expected, tmp_path):
+    """Without the plug-in: own shares are refused, anything else is right (and sums at once)."""
+    from ladder.cli import main
+
+    folder = model(wiring, {"spd": 2}.get(wiring))
+    assert main(["export", str(folder), str(tmp_path / "exported")]) == 0
+    how = {"model_impl": "transformers", "trust_remote_code": True, "enforce_eager": True}
+    if wiring == "spd":
+        with pytest.raises(RuntimeError, match="each rank's share"), engine(tmp_path / "exported", **how):
+            pass
+        return
+    with engine(tmp_path / "exported", **how) as llm:
+        differences = [a.differs(b) for a, b in zip(answers(llm), expected(folder), strict=True)]
     assert max(differences) <= CLOSE

@@ -23,7 +23,7 @@ TOGETHER = {"ladder": None, "ladder@1-2": None, "parallel": None, "spd": 2, "par
 @pytest.mark.parametrize("wiring", picked(ALONE, ("ladder@1-2", "fal")))
 def test_one_rank(wiring, model, expected):
     folder = model(wiring)
-    with engine(folder, enforce_eager=True) as llm:
+    with engine(folder) as llm:
         differences = [a.differs(b) for a, b in zip(answers(llm), expected(folder), strict=True)]
     assert max(differences) <= CLOSE
 

@@ -1,4 +1,4 @@
-# Records -> tidy CSV -> tables, figures, claims; reports/all is the manifest of what was made. Then the site.
+# Records -> derived tables (reports/analysis) -> pages; reports/all is the manifest of what was made. Then the site.
 # Jobs that write several records declare a list of their digests, and keep those that are still right.
 GROUPED = [
     r

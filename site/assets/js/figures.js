@@ -17,6 +17,10 @@
     const spec = JSON.parse(JSON.stringify(window.ladderCharts[name]).replaceAll(INK, ink));
     const place = document.createElement("div");
     await window.vegaEmbed(place, spec, { actions: false, renderer: "svg", logLevel: 1 });
+    const svg = place.querySelector("svg");
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", spec.description);
+    for (const part of svg.children) part.setAttribute("aria-hidden", "true"); // the label has it all
     panel.querySelector(".drawn")?.remove();
     place.className = "drawn";
     panel.append(place);

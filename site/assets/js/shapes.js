@@ -15,7 +15,14 @@ function shapes({ families, most, experts: counts, uncounted }) {
   };
   const KEYS = [
     ...["model_type", "head_dim", "attention_bias", "mlp_bias", "use_bias", "qkv_bias", "bias", "attention_out_bias"],
-    ...["sliding_window", "layer_types", "max_window_layers", "use_sliding_window", "num_local_experts", "n_routed_experts"],
+    ...[
+      "sliding_window",
+      "layer_types",
+      "max_window_layers",
+      "use_sliding_window",
+      "num_local_experts",
+      "n_routed_experts",
+    ],
     ...["n_shared_experts", "shared_expert_intermediate_size", "first_k_dense_replace", "decoder_sparse_step"],
     ...["mlp_only_layers", ...Object.values(SHORT), ...Object.keys(uncounted)],
   ];
@@ -24,11 +31,15 @@ function shapes({ families, most, experts: counts, uncounted }) {
   function parsed(text) {
     if (!text.trim()) throw Error("paste a config.json, or write key numbers");
     if (!text.trim().startsWith("{")) {
-      const pairs = [...text.matchAll(/([a-z_]+)\s*[:= ]\s*([^\s,;]+)/gi)].map(([, key, value]) => [key.toLowerCase(), value]);
+      const pairs = [...text.matchAll(/([a-z_]+)\s*[:= ]\s*([^\s,;]+)/gi)].map(([, key, value]) => [
+        key.toLowerCase(),
+        value,
+      ]);
       if (!pairs.length) throw Error("this is neither JSON nor key numbers");
       const unknown = pairs.find(([key]) => !(key in SHORT) && !KEYS.includes(key));
       if (unknown) throw Error(`${unknown[0]} is not a key number; ${Object.keys(SHORT).join(", ")}, head_dim are`);
-      const typed = (value) => ({ true: true, false: false })[value] ?? (Number.isNaN(Number(value)) ? value : Number(value));
+      const typed = (value) =>
+        ({ true: true, false: false })[value] ?? (Number.isNaN(Number(value)) ? value : Number(value));
       return Object.fromEntries(pairs.map(([key, value]) => [SHORT[key] ?? key, typed(value)]));
     }
     let content;
@@ -46,22 +57,32 @@ function shapes({ families, most, experts: counts, uncounted }) {
     const kind = (content.model_type ?? "llama").replace(/^ladder_/, "").replace(/^ladder$/, "llama");
     const refused = Object.keys(uncounted).find((key) => content[key] && `${content[key]}` !== "");
     if (refused) throw Error(`${refused}: ${uncounted[refused]} cannot be counted`);
-    if (!(kind in families)) throw Error(`model_type ${kind} cannot be counted; ${Object.keys(families).join(", ")} can`);
-    const family = { qkv_bias: "attention_bias", output_bias: "attention_bias", mlp_bias: "mlp_bias", ...families[kind] };
+    if (!(kind in families))
+      throw Error(`model_type ${kind} cannot be counted; ${Object.keys(families).join(", ")} can`);
+    const family = {
+      qkv_bias: "attention_bias",
+      output_bias: "attention_bias",
+      mlp_bias: "mlp_bias",
+      ...families[kind],
+    };
     const number = (key, otherwise, least = 1, limit = 1e7) => {
       const value = content[key] ?? otherwise;
       if (value === undefined) throw Error(`${key} is missing`);
       if (Number.isInteger(value) && value >= least && value <= limit) return value;
       throw Error(`${key} = ${JSON.stringify(value)} must be a whole number from ${least} to ${limit}`);
     };
-    const [layers, hidden, heads, intermediate, vocab] = Object.keys(most).map((key) => number(key, undefined, 1, most[key]));
+    const [layers, hidden, heads, intermediate, vocab] = Object.keys(most).map((key) =>
+      number(key, undefined, 1, most[key]),
+    );
     if (layers > 1000) throw Error(`num_hidden_layers = ${layers} are more than the 1000 that can be simulated`);
     const kvHeads = number("num_key_value_heads", heads, 1, heads);
     const headDim = number("head_dim", family.head_dim ?? 0, content.head_dim == null ? 0 : 1, most.hidden_size);
     if (heads % kvHeads || (hidden % heads && !headDim)) {
-      throw Error(`num_attention_heads ${heads} must divide hidden_size ${hidden}, and num_key_value_heads ${kvHeads} divide it`);
+      throw Error(
+        `num_attention_heads ${heads} must divide hidden_size ${hidden}, and num_key_value_heads ${kvHeads} divide it`,
+      );
     }
-    const said = (key) => (typeof family[key] === "string" ? content[family[key]] ?? false : family[key]);
+    const said = (key) => (typeof family[key] === "string" ? (content[family[key]] ?? false) : family[key]);
     const head = headDim || hidden / heads;
     return {
       ...{ layers, hidden, heads, kv_heads: kvHeads, intermediate, vocab, head, family: kind },
@@ -82,7 +103,8 @@ function shapes({ families, most, experts: counts, uncounted }) {
     const kinds = content.layer_types ?? (window && (content.use_sliding_window ?? true) ? every : []);
     const odd = kinds.find((kind) => !["full_attention", "sliding_attention"].includes(kind));
     if (odd) throw Error(`layer_types has ${odd}, which cannot be counted`);
-    if (kinds.length && kinds.length !== layers) throw Error(`layer_types has ${kinds.length} entries for ${layers} layers`);
+    if (kinds.length && kinds.length !== layers)
+      throw Error(`layer_types has ${kinds.length} entries for ${layers} layers`);
     const all = kinds.map((kind) => (kind === "sliding_attention" ? window : 0));
     return all.some(Boolean) ? all : [];
   }

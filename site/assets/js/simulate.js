@@ -1,59 +1,11 @@
-// The simulator's equations: ladder/{schedule,cost}.py and ladder/simulate/{seconds,calibration,model}.py, part by part,
-// for one point at a time, in seconds and bytes. `tables` is what `ladder simulate page` writes. Nothing here knows the
-// page; a test compares the results with Python's.
+// The simulator's equations: ladder/cost.py and ladder/simulate/{seconds,calibration,model}.py, part by part, for one
+// point at a time, in seconds and bytes; schedule.py is in schedule.js. `tables` is what `ladder simulate page` writes.
+// Nothing here knows the page; a test compares the results with Python's.
 function simulator(tables) {
   const { sizes, devices, links, aliases, implementations, calibration, assumed, constants } = tables;
   const TYPED = /^(-?[\d.]+(?:e-?\d+)?)us\+(-?[\d.]+(?:e\d+)?)GB\/s(?:x(\d+))?$/;
 
-  // ---- schedule.py
-
-  // What each wiring does in a model of n layers: c a module computes, l an all-reduce is launched, w the oldest one is
-  // waited for. ladder@k-m has all layers from k on.
-  const ORDERS = {
-    standard: (n) => "clw".repeat(2 * n),
-    parallel: (n) => "cclw".repeat(n),
-    fal: (n) => `clw${"clwc".repeat(n - 1)}clw`,
-    "desync-4x": (n) => `${"cccclw".repeat(n >> 1)}${n % 2 ? "cclw" : ""}`,
-    ladder: (n) => `cl${"clw".repeat(2 * n - 1)}w`,
-    "ladder@": (n, k) => `${"clw".repeat(2 * k - 1)}cl${"clw".repeat(2 * (n - k))}w`,
-    "ladder-2": (n) => `${"cl".repeat(3)}${"wcl".repeat(2 * n - 3)}www`,
-    upper_bound: (n) => "c".repeat(2 * n),
-  };
-  Object.assign(ORDERS, { spd: ORDERS.parallel, "desync-2x": ORDERS.parallel, partial: ORDERS.ladder });
-
-  function order(wiring, layers) {
-    const [name, first] = wiring.split("@");
-    return first ? ORDERS[`${name}@`](layers, parseInt(first, 10)) : ORDERS[name](layers);
-  }
-
-  // Seconds of one pass; `spans` gets the timeline.
-  function schedule(letters, modules, reduce, slowdown, inFlight = 1, spans = null) {
-    const lanes = new Array(inFlight).fill(0);
-    const landed = [];
-    let now = 0;
-    let module = 0;
-    let wait = 0;
-    for (const letter of letters) {
-      if (letter === "c") {
-        const start = now;
-        const work = modules[module % modules.length];
-        const beside = Math.max(Math.max(...lanes) - now, 0);
-        now += work + slowdown * Math.min(work, beside / (1 + slowdown));
-        if (spans) spans.push({ lane: "compute", index: module, start, end: now });
-        module += 1;
-      } else if (letter === "l") {
-        const lane = landed.length % inFlight;
-        const start = Math.max(now, lanes[lane]);
-        lanes[lane] = start + reduce;
-        if (spans) spans.push({ lane: "communication", index: landed.length, start, end: lanes[lane] });
-        landed.push(lanes[lane]);
-      } else {
-        now = Math.max(now, landed[wait]);
-        wait += 1;
-      }
-    }
-    return now;
-  }
+  const { order, schedule } = schedules();
 
   // ---- cost.py
 
@@ -62,14 +14,13 @@ function simulator(tables) {
 
   // Widths of the fullest rank, the weights of one layer, and each layer's [window, whether it has experts].
   function rank(size, tp, how) {
-    const share = (count) => Math.ceil(count / tp);
     const { hidden, head } = size;
-    const [queries, keys] = [share(size.heads) * head, share(size.kv_heads) * head];
-    const [intermediate, expert, shared] = ["intermediate", "expert_intermediate", "shared_intermediate"].map((key) =>
-      share(size[key]),
-    );
-    const matrices = size.gated ? 3 : 2;
+    const share = (count) => Math.ceil(count / tp);
+    const [queries, keys, matrices] = [share(size.heads) * head, share(size.kv_heads) * head, size.gated ? 3 : 2];
+    const [intermediate, expert] = [share(size.intermediate), share(size.expert_intermediate)];
+    const shared = share(size.shared_intermediate);
     const qkNorm = { "": 0, head: 2 * head, full: queries + keys }[size.qk_norm];
+    const of = (values, n, otherwise) => (values.length ? values[n % values.length] : otherwise);
     return {
       queries,
       keys,
@@ -83,8 +34,8 @@ function simulator(tables) {
       expert: matrices * hidden * expert,
       besideExperts: hidden * (size.router + matrices * shared),
       kinds: Array.from({ length: size.layers }, (_, n) => [
-        size.windows.length ? size.windows[n % size.windows.length] : 0,
-        size.routed.length ? size.routed[n % size.routed.length] : size.experts > 0,
+        of(size.windows, n, 0),
+        of(size.routed, n, size.experts > 0),
       ]),
     };
   }
@@ -95,7 +46,8 @@ function simulator(tables) {
     const mine = rank(size, at.tp, how);
     const sequences = Math.min(at.batch, (how.prefill_tokens ?? Infinity) / at.prompt);
     const tokens = sequences * at.prompt;
-    let numbers = mine.vocab * hidden * (size.tied ? 1 : 2) + size.norm_weights * hidden * (size.layer_norms * size.layers + 1);
+    const norms = size.norm_weights * hidden * (size.layer_norms * size.layers + 1);
+    let numbers = mine.vocab * hidden * (size.tied ? 1 : 2) + norms;
     let [weights, width] = [0, 0];
     for (const [window, experts] of mine.kinds) {
       weights += mine.attention + (experts ? size.experts * mine.expert + mine.besideExperts : mine.mlp);
@@ -196,7 +148,9 @@ function simulator(tables) {
 
   // Microseconds between and beyond the known numbers of ranks, linear in their logarithm.
   function latencyUs(known, ranks) {
-    const at = Object.keys(known).map(Number).sort((a, b) => a - b);
+    const at = Object.keys(known)
+      .map(Number)
+      .sort((a, b) => a - b);
     const last = at[at.length - 1];
     if (ranks <= at[0]) return known[at[0]];
     if (ranks > last) {
@@ -268,8 +222,8 @@ function simulator(tables) {
   }
 
   // A prediction for each wiring, with 90 % intervals [low, high] of tokens/s and speed-up where they are asked for.
-  // `point`: names of model, hardware, link and implementation; tp, batch, prompt, new_tokens; tokens_per_step, if not 1;
-  // latency_us, if it is to replace the link's.
+  // `point`: names of model, hardware, link and implementation; tp, batch, prompt, new_tokens; tokens_per_step, if it is
+  // not 1; latency_us, if it is to replace the link's.
   function predict(point, wirings, intervals = true) {
     const asked = ["standard", "upper_bound", ...wirings];
     const all = [seconds(point, parameters, asked)];
@@ -290,8 +244,14 @@ function simulator(tables) {
       const found = { wiring, prefill, step, decode, tokens_per_s: made / own, speedup: standard / own, hidden };
       Object.assign(found, { exposed: own - silent, memory: need, fits: need + constants.context <= room, room });
       if (intervals) {
-        found.tokens_per_s_interval = interval(requests.map((row) => Math.log(made / row[n + 2])), "tokens_per_s");
-        found.speedup_interval = interval(requests.map((row) => Math.log(row[0] / row[n + 2])), "speedup");
+        found.tokens_per_s_interval = interval(
+          requests.map((row) => Math.log(made / row[n + 2])),
+          "tokens_per_s",
+        );
+        found.speedup_interval = interval(
+          requests.map((row) => Math.log(row[0] / row[n + 2])),
+          "speedup",
+        );
       }
       return found;
     });

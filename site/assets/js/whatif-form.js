@@ -10,7 +10,8 @@ function whatifForm(tables, simulation, html, changed) {
   // ---- what may be chosen
 
   // A GPU that brought its own calibration does not say which it can have.
-  const linksOf = ({ links: said } = {}) => (said?.length ? said : [...calibrated, ...Object.keys(links)]).filter((name) => findLink(name));
+  const linksOf = ({ links: said } = {}) =>
+    (said?.length ? said : [...calibrated, ...Object.keys(links)]).filter((name) => findLink(name));
   const modelOf = () => (state.model === OWN ? sizes[OWN] : sizes[state.model]);
 
   // Numbers of GPUs that hold equal parts of a model: what `ladder simulate` takes.
@@ -27,7 +28,9 @@ function whatifForm(tables, simulation, html, changed) {
   function linkWords(name) {
     if (name === TYPED) return "your own numbers";
     const fitted = calibrated.includes(name) && state.hardware === calibration.hardware;
-    return fitted ? `fitted to runs at TP ${degrees(name).join(", ")}` : links[name]?.words ?? `as on ${calibration.hardware}`;
+    return fitted
+      ? `fitted to runs at TP ${degrees(name).join(", ")}`
+      : (links[name]?.words ?? `as on ${calibration.hardware}`);
   }
 
   function modelWords(name) {
@@ -43,19 +46,71 @@ function whatifForm(tables, simulation, html, changed) {
     conversions.filter((row) => row.loss <= loss).reduce((a, b) => (a && a.converted > b.converted ? a : b), undefined);
   const signed = (value) => `${value < 0 ? "+" : "−"}${Math.abs(value).toFixed(1)}`;
   const lossWords = () =>
-    `published, ${conversions[0].model}: ${conversions.map((row) => `last ${row.converted} of ${row.layers} ${signed(row.loss)}`).join(", ")}`;
+    `published, ${conversions[0].model}: ` +
+    conversions.map((row) => `last ${row.converted} of ${row.layers} ${signed(row.loss)}`).join(", ");
 
   const counted = { least: 1, most: 1e6, whole: true };
   const fields = [
-    { key: "model", name: "Model", value: "llama-3-70b", options: () => [...Object.keys(sizes).filter((k) => k !== OWN), OWN], words: modelWords },
+    {
+      key: "model",
+      name: "Model",
+      value: "llama-3-70b",
+      options: () => [...Object.keys(sizes).filter((k) => k !== OWN), OWN],
+      words: modelWords,
+    },
     { key: "config", name: "config.json, or key numbers", value: "", shown: () => state.model === OWN, text: true },
-    { key: "hardware", name: "GPU", value: calibration.hardware, options: () => Object.keys(devices), words: (name) => devices[name].words },
-    { key: "link", name: "Link", value: "", options: () => [...linksOf(devices[state.hardware]), TYPED], words: linkWords },
-    { key: "latency_us", name: "Latency", unit: "µs", value: "20", least: 0, most: 1e6, shown: () => state.link === TYPED },
-    { key: "bandwidth", name: "Bandwidth", unit: "GB/s", value: "400", least: 0.001, most: 1e6, shown: () => state.link === TYPED },
-    { key: "tp", name: "GPUs", unit: "TP", value: "8", ...counted, most: 1024, offers: () => (modelOf() ? possible(modelOf()) : []) },
+    {
+      key: "hardware",
+      name: "GPU",
+      value: calibration.hardware,
+      options: () => Object.keys(devices),
+      words: (name) => devices[name].words,
+    },
+    {
+      key: "link",
+      name: "Link",
+      value: "",
+      options: () => [...linksOf(devices[state.hardware]), TYPED],
+      words: linkWords,
+    },
+    {
+      key: "latency_us",
+      name: "Latency",
+      unit: "µs",
+      value: "20",
+      least: 0,
+      most: 1e6,
+      shown: () => state.link === TYPED,
+    },
+    {
+      key: "bandwidth",
+      name: "Bandwidth",
+      unit: "GB/s",
+      value: "400",
+      least: 0.001,
+      most: 1e6,
+      shown: () => state.link === TYPED,
+    },
+    {
+      key: "tp",
+      name: "GPUs",
+      unit: "TP",
+      value: "8",
+      ...counted,
+      most: 1024,
+      offers: () => (modelOf() ? possible(modelOf()) : []),
+    },
     { key: "batch", name: "Batch", value: "1", ...counted, offers: () => [1, 2, 4, 8, 16, 32, 64, 128, 256] },
-    { key: "loss", name: "Loss you accept", unit: "points", value: "0.5", least: -100, most: 100, words: lossWords, more: true },
+    {
+      key: "loss",
+      name: "Loss you accept",
+      unit: "points",
+      value: "0.5",
+      least: -100,
+      most: 100,
+      words: lossWords,
+      more: true,
+    },
     { key: "prompt", name: "Prompt tokens", value: "1024", ...counted, more: true },
     { key: "new_tokens", name: "New tokens", value: "512", ...counted, least: 2, more: true },
     {
@@ -87,7 +142,8 @@ function whatifForm(tables, simulation, html, changed) {
     if (field.options) {
       const offered = field.options();
       if (offered.includes(text)) return "";
-      if (key === "link" && findLink(text)) return `${state.hardware} has no link ${text}; it can have ${offered.join(", ")}`;
+      if (key === "link" && findLink(text))
+        return `${state.hardware} has no link ${text}; it can have ${offered.join(", ")}`;
       return `${said} is not known`;
     }
     const value = `${text}`.trim() ? Number(text) : NaN;
@@ -107,7 +163,10 @@ function whatifForm(tables, simulation, html, changed) {
   function settings() {
     const link = state.link === TYPED ? `${Number(state.latency_us)}us+${Number(state.bandwidth)}GB/s` : state.link;
     const kept = fields.filter((field) => !["latency_us", "bandwidth", "config", "loss"].includes(field.key));
-    return { ...Object.fromEntries(kept.map(({ key, options }) => [key, options ? state[key] : Number(state[key])])), link };
+    return {
+      ...Object.fromEntries(kept.map(({ key, options }) => [key, options ? state[key] : Number(state[key])])),
+      link,
+    };
   }
 
   // ---- the address
@@ -162,7 +221,15 @@ function whatifForm(tables, simulation, html, changed) {
     const words = html("span", { id: `${id}-words`, class: "words" });
     const error = html("span", { id: `${id}-error`, class: "error" });
     input.addEventListener("input", () => change(field, input.value));
-    const box = html("div", { class: field.text ? "field wide" : "field" }, html("label", { for: id }, field.unit ? `${field.name}, ${field.unit}` : field.name), input, offers, words, error);
+    const box = html(
+      "div",
+      { class: field.text ? "field wide" : "field" },
+      html("label", { for: id }, field.unit ? `${field.name}, ${field.unit}` : field.name),
+      input,
+      offers,
+      words,
+      error,
+    );
     controls.set(field.key, { field, input, box, words, error, offers });
     return box;
   }
@@ -188,7 +255,8 @@ function whatifForm(tables, simulation, html, changed) {
     for (const [key, { field, input, box, words, error, offers }] of controls) {
       const offered = (field.options ?? field.offers)?.() ?? [];
       const list = field.options ? input : offers;
-      if ([...list.children].map((one) => one.value).join() !== offered.join()) list.replaceChildren(...offered.map(option));
+      if ([...list.children].map((one) => one.value).join() !== offered.join())
+        list.replaceChildren(...offered.map(option));
       if (input.value !== state[key]) input.value = state[key];
       box.hidden = !wrong.has(key);
       words.textContent = field.words && !wrong.get(key) ? field.words(state[key]) : "";
@@ -203,8 +271,21 @@ function whatifForm(tables, simulation, html, changed) {
 
   const basic = fields.filter((field) => !field.more).map(control);
   const more = html("div", { class: "more" }, fields.filter((field) => field.more).map(control));
-  const element = html("form", { "aria-label": "What to simulate", autocomplete: "off" }, basic, html("details", null, html("summary", null, "More settings"), more));
+  const element = html(
+    "form",
+    { "aria-label": "What to simulate", autocomplete: "off" },
+    basic,
+    html("details", null, html("summary", null, "More settings"), more),
+  );
   element.addEventListener("submit", (event) => event.preventDefault());
 
-  return { element, read, reset, show, possible, within: () => within(Number(state.loss)), loss: () => Number(state.loss) };
+  return {
+    element,
+    read,
+    reset,
+    show,
+    possible,
+    within: () => within(Number(state.loss)),
+    loss: () => Number(state.loss),
+  };
 }

@@ -7,13 +7,11 @@ document$.subscribe(() => {
   const tables = JSON.parse(data.textContent);
   const { sizes, links, calibration, one_shot: oneShot } = tables;
   const simulation = simulator(tables);
-  const { predict, layer, order, findLink, linkNumbers, degrees } = simulation;
-  const { html, look, plain, three, times, between, bars, timeline, lines, legend, figure } = charts(tables);
+  const { predict, layer, order, findLink, degrees } = simulation;
+  const { html, look, three, times, between, bars, timeline, figure } = charts(tables);
 
-  const BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256];
-  const LATENCIES = Array.from({ length: 25 }, (_, n) => 10 ** (n / 8)); // µs, 1 to 1000
+  const { table, paper, studies, share } = whatifTables(tables, simulation);
   const gib = (bytes) => (bytes / tables.constants.gib).toFixed(1);
-  const share = (value) => (Number.isNaN(value) ? "–" : `${Math.round(100 * value)} %`.replace("-", "−"));
   const p = (...words) => html("p", null, ...words);
   const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
@@ -46,7 +44,13 @@ document$.subscribe(() => {
   // ---- the answer
 
   function card(title, number, ...rest) {
-    return html("div", { class: "card" }, html("p", { class: "title" }, title), html("p", { class: "number" }, number), rest);
+    return html(
+      "div",
+      { class: "card" },
+      html("p", { class: "title" }, title),
+      html("p", { class: "number" }, number),
+      rest,
+    );
   }
 
   // Three numbers: all layers, those that convert, and both against an engine.
@@ -57,20 +61,35 @@ document$.subscribe(() => {
     const range = (one) => p(`90 % interval ${between(one.speedup_interval, times)}`);
     const shot = at.tp <= 8 && oneShot[at.link];
     const engine = predict({ ...at, implementation: "serving", link: shot || at.link }, ["ladder", part.wiring]);
-    const loss = row && `${row.model}, its last ${row.converted} of ${row.layers} layers retrained so, ` +
-      (row.loss > 0 ? `lost ${row.loss.toFixed(1)} points` : "lost nothing") + " on average (published).";
+    const loss =
+      row &&
+      `${row.model}, its last ${row.converted} of ${row.layers} layers retrained so, ` +
+        (row.loss > 0 ? `lost ${row.loss.toFixed(1)} points` : "lost nothing") +
+        " on average (published).";
     return html(
       "div",
       { class: "cards" },
-      card(`Ladder in all ${layers} layers`, gain(ladder), range(ladder), p("The model must be trained this way, or long retrained.")),
+      card(
+        `Ladder in all ${layers} layers`,
+        gain(ladder),
+        range(ladder),
+        p("The model must be trained this way, or long retrained."),
+      ),
       row
         ? card(`Ladder in the last ${row.here}`, gain(part), range(part), p(loss))
         : card("Ladder in some layers", "none", p(`No published model was converted within ${form.loss()} points.`)),
       card(
         shot ? "Against an engine with a one-shot all-reduce" : "Against a serving engine",
         row ? `${gain(engine[0])} all, ${gain(engine[1])} part` : gain(engine[0]),
-        p(`90 % interval ${between(engine[0].speedup_interval, times)}${row ? ` and ${between(engine[1].speedup_interval, times)}` : ""}`),
-        p(shot ? "vLLM and others have one. Measure against this, not against NCCL." : "With its kernels; this link has no one-shot all-reduce."),
+        p(
+          `90 % interval ${between(engine[0].speedup_interval, times)}`,
+          row ? ` and ${between(engine[1].speedup_interval, times)}` : "",
+        ),
+        p(
+          shot
+            ? "vLLM and others have one. Measure against this, not against NCCL."
+            : "With its kernels; this link has no one-shot all-reduce.",
+        ),
       ),
     );
   }
@@ -91,12 +110,23 @@ document$.subscribe(() => {
     const setup = (one) => `${count(one.number, "replica")} at TP ${one.tp}, unconverted`;
     const total = (one) => `${three(one.total)} tokens/s in total instead of ${three(ladder.tokens_per_s)}`;
     if (spread) {
-      return [p(html("strong", null, "TP is the wrong choice here. "), `The same ${at.batch} sequences on ${setup(spread)}, give ${total(spread)}.`)];
+      return [
+        p(
+          html("strong", null, "TP is the wrong choice here. "),
+          `The same ${at.batch} sequences on ${setup(spread)}, give ${total(spread)}.`,
+        ),
+      ];
     }
     const more = best((tp) => standard(tp, at.batch));
     if (!more) return [];
-    const slower = (ladder.tokens_per_s / at.batch) / (more.tokens_per_s / more.batch);
-    return [p(html("strong", null, "More requests than this? "), `${setup(more)}, each with ${count(at.batch, "sequence")}, give ${total(more)}; each user then waits ${times(slower)} as long.`)];
+    const slower = ladder.tokens_per_s / at.batch / (more.tokens_per_s / more.batch);
+    return [
+      p(
+        html("strong", null, "More requests than this? "),
+        `${setup(more)}, each with ${count(at.batch, "sequence")}, give ${total(more)}; `,
+        `each user then waits ${times(slower)} as long.`,
+      ),
+    ];
   }
 
   // How the numbers came about, as far as this point is not one that was measured.
@@ -114,103 +144,14 @@ document$.subscribe(() => {
     if (link.assumed) unseen(link.name, "its all-reduce is that of the table of links", "link_scale");
     if (sizes[at.model].experts) said.push("No run of a model with experts was used.");
     if (known.length && at.tp > Math.max(...known)) {
-      said.push(`The latency of ${link.name} is known for TP ${known.join(", ")} only; that of TP ${at.tp} is extrapolated.`);
+      said.push(
+        `The latency of ${link.name} is known for TP ${known.join(", ")} only; that of TP ${at.tp} is extrapolated.`,
+      );
     }
     if (gap < calibration.quantile * calibration.residual.speedup) {
       said.push("Ladder and parallel are too close here for the simulator to say which is faster.");
     }
     return said;
-  }
-
-  function framed(id, caption, heads, body) {
-    const head = heads.map((name, n) => html("th", { scope: "col", class: n ? "number" : "" }, name));
-    const about = { class: "scroll", role: "region", tabindex: 0, "aria-labelledby": id };
-    const parts = [html("thead", null, html("tr", null, head)), html("tbody", null, body)];
-    return html("div", { class: "results" }, html("p", { id, class: "caption" }, caption), html("div", about, html("table", { class: "all" }, parts)));
-  }
-
-  const cell = (value, range = "") => html("td", { class: "number" }, value, range && html("span", { class: "interval" }, range));
-  const rowHead = (words) => html("th", { scope: "row" }, words);
-  const two = (value) => value.toFixed(2);
-
-  function table(rows) {
-    const body = rows.map((row) =>
-      html(
-        "tr",
-        null,
-        rowHead(row.label),
-        cell(three(row.tokens_per_s), between(row.tokens_per_s_interval, three)),
-        cell(times(row.speedup), row.wiring === "standard" ? "" : between(row.speedup_interval, two)),
-        cell(share(row.hidden)),
-        cell(three(1e3 * row.step)),
-        cell(three(1e3 * row.prefill)),
-      ),
-    );
-    const heads = ["Wiring", "Tokens/s", "Over standard", "Hidden", "ms a decode step", "Prefill, ms"];
-    const caption = [html("strong", null, "Each wiring, simulated"), ", with 90 % intervals."];
-    return framed("whatif-table", caption, heads, body);
-  }
-
-  // The paper's Table 1 beside predictions and what was measured; it does not depend on the form.
-  function paper() {
-    const body = tables.table1.map(({ at, published, log, reason, here }) => {
-      const [ladder] = predict(at, ["ladder"]);
-      const known = here ? cell(times(here.value), `${here.model}, TP ${here.tp}, CPU, TCP`) : cell("–");
-      const name = html("tr", null, rowHead(html("a", { href: `#${new URLSearchParams(at)}` }, at.model)), cell(at.tp), cell(at.link.includes("p2p-off") ? "off" : "on"));
-      name.append(cell(times(published), reason), cell(times(ladder.speedup), between(ladder.speedup_interval, two)), cell(log ? times(log) : "–"), known);
-      return name;
-    });
-    const heads = ["Model", "TP", "P2P", "Published", "Predicted", "Authors' logs", "Measured here"];
-    const caption = "Speed-up of ladder over standard at batch 4, the batch that the authors' logs agree with. No model of this table was run here.";
-    return [html("h2", { id: "table-1" }, "The paper's Table 1"), framed("whatif-table1", caption, heads, body)];
-  }
-
-  // Speed-up of `rows` at each of `values` of a setting, where the model fits; ladder with its interval.
-  function study(at, rows, key, values) {
-    const points = values.map((x) => {
-      const asked = { ...at, [key]: x };
-      const [ladder] = predict(asked, ["ladder"]);
-      return ladder.fits && { x, ladder, found: predict(asked, rows.map((row) => row.wiring), false) };
-    });
-    return rows.map(({ wiring, label }, n) => ({
-      wiring,
-      label,
-      points: points.filter(Boolean).map(({ x, ladder, found }) => ({
-        x,
-        y: found[n].speedup,
-        band: wiring === "ladder" ? ladder.speedup_interval : null,
-      })),
-    }));
-  }
-
-  // Where ladder's interval lies above 1.
-  function helps(series, form) {
-    const { points } = series.find((one) => one.wiring === "ladder");
-    const good = points.map((point) => point.band[0] > 1);
-    const ranges = []; // [first, last] of neighbours
-    points.forEach(({ x }, n) => {
-      if (good[n] && good[n - 1]) ranges[ranges.length - 1][1] = x;
-      else if (good[n]) ranges.push([x, x]);
-    });
-    const said = ranges.map(([from, to]) => (from === to ? form(from) : between([from, to], form))).join(" and ");
-    return said ? `at ${said}` : "at none";
-  }
-
-  function studies(at, rows) {
-    const curves = rows.filter((row) => row.wiring !== "standard");
-    const sorted = (values) => [...new Set(values)].sort((a, b) => a - b);
-    const own = linkNumbers(at).latency_us;
-    const batches = study(at, curves, "batch", sorted([...BATCHES, ...(at.batch < 256 ? [at.batch] : [])]));
-    const latencies = study(at, curves, "latency_us", sorted([...LATENCIES, ...(own > 1 && own < 1000 ? [own] : [])]));
-    const caption =
-      `Ladder's interval lies above 1× ${helps(batches, plain).replace("at", "at batch")}, and ` +
-      `${helps(latencies, three)} µs of latency. ` +
-      "Dotted: your choice. Shade: ladder's 90 % interval.";
-    const panels = [
-      lines("Speed-up over batch", "batch", BATCHES, at.batch, batches),
-      lines("Speed-up over link latency", "latency of an all-reduce, µs", [1, 10, 100, 1000], own, latencies),
-    ];
-    return [legend(curves), figure("Where it stops helping", caption, panels)];
   }
 
   function headline(words, ...rest) {
@@ -219,7 +160,9 @@ document$.subscribe(() => {
 
   // The smallest number of GPUs at which a model that does not fit would.
   function enough(at) {
-    const tp = form.possible(sizes[at.model]).find((one) => one > at.tp && predict({ ...at, tp: one }, ["ladder"], false)[0].fits);
+    const tp = form
+      .possible(sizes[at.model])
+      .find((one) => one > at.tp && predict({ ...at, tp: one }, ["ladder"], false)[0].fits);
     return tp ? `It would fit at TP ${tp}.` : "A smaller batch or prompt may fit.";
   }
 
@@ -231,19 +174,28 @@ document$.subscribe(() => {
     const options = Object.entries({ ...at, model }).map(([key, value]) => `--${key.replace("_", "-")} ${value}`);
     command.textContent = `ladder simulate ${options.join(" ")}`;
     const rows = rowsOf(at);
-    const predictions = predict(at, rows.map((row) => row.wiring));
+    const predictions = predict(
+      at,
+      rows.map((row) => row.wiring),
+    );
     const found = new Map(predictions.map((row, n) => [row.wiring, { ...row, label: rows[n].label }]));
     const ladder = found.get("ladder");
     const room = gib(ladder.room - tables.constants.context);
     if (!ladder.fits) {
-      return headline("Does not fit: no speed.", p(`Each GPU needs ${gib(ladder.memory)} GiB, and ${at.hardware} has ${room} GiB for it. ${enough(at)}`));
+      return headline(
+        "Does not fit: no speed.",
+        p(`Each GPU needs ${gib(ladder.memory)} GiB, and ${at.hardware} has ${room} GiB for it. ${enough(at)}`),
+      );
     }
     const hidden = at.tp > 1 ? `, and hides ${share(ladder.hidden)} of the communication` : "";
     headline(
       html("span", null, "Ladder: ", html("strong", null, times(ladder.speedup)), " the speed of standard, simulated"),
       cards(at, ladder, found.get(hybrid(at)) ?? ladder),
       ...replicas(at, ladder),
-      p(`In all layers it gives ${three(ladder.tokens_per_s)} tokens/s instead of ${three(found.get("standard").tokens_per_s)}${hidden}. Each GPU needs ${gib(ladder.memory)} of ${room} GiB.`),
+      p(
+        `In all layers it gives ${three(ladder.tokens_per_s)} tokens/s instead of `,
+        `${three(found.get("standard").tokens_per_s)}${hidden}. Each GPU needs ${gib(ladder.memory)} of ${room} GiB.`,
+      ),
       ...remarks(at, found).map((words) => p(words)),
     );
     const layers = ["standard", "ladder"].map((wiring) => ({ wiring, ...layer(at, wiring) }));
@@ -298,8 +250,18 @@ document$.subscribe(() => {
     ["My own model on 4 L40S", "model=own&hardware=l40s&tp=4"],
     ["The paper's Table 1", "table-1"],
   ];
-  const examples = html("p", { class: "examples" }, "Try: ", EXAMPLES.map(([words, hash]) => [html("a", { href: `#${hash}` }, words), " "]));
-  root.replaceChildren(examples, form.element, html("div", { class: "answers" }, note, answer), html("div", { class: "studies" }, details, terminal));
+  const examples = html(
+    "p",
+    { class: "examples" },
+    "Try: ",
+    EXAMPLES.map(([words, hash]) => [html("a", { href: `#${hash}` }, words), " "]),
+  );
+  root.replaceChildren(
+    examples,
+    form.element,
+    html("div", { class: "answers" }, note, answer),
+    html("div", { class: "studies" }, details, terminal),
+  );
   root.after(...paper());
 
   function open() {
