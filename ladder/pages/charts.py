@@ -1,15 +1,12 @@
 """Charts, declared: a chart names a derived table, its axes and its marks; Vega-Lite draws it, in the page (with hover)
-and as SVG files for print, for pages without scripts, and for the README.
-
-The drawing depends on nothing else than the table and this file, so it is the same in every run. Text and axes are
-drawn in INK, which becomes the page's colour: dark on light, light on dark.
-"""
+and as SVG files for print, for pages without scripts, and for the README. INK becomes the page's colour."""
 
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -21,7 +18,7 @@ from ladder.metrics import text as cell_text
 from ladder.pages.theme import CONFIG, DARK, DASHES, INK, LIGHT, SCHEMA, SERIES, SHAPES
 from ladder.pages.words import finding, listing, sentence
 
-Tables = dict[str, pd.DataFrame]
+Tables = Any  # ladder.pages.page.Sources
 GAP = 13  # pixels between two labels at the ends of lines
 
 
@@ -256,7 +253,9 @@ def write(chart: Chart, tables: Tables, out: Path) -> list[Path]:
     """NAME.html for the page; of each drawing its specification (.js), and .svg and -dark.svg."""
     import vl_convert
 
+    start = len(tables.read)
     rows = chart.rows(tables)
+    origin = tables.read[start]  # of several tables the first has the numbers
     parts, links, written = [], [], []
     for name, title, part in panels(chart, rows) if len(rows) else []:
         words = alt(chart, part, title)
@@ -275,7 +274,7 @@ def write(chart: Chart, tables: Tables, out: Path) -> list[Path]:
     body = f'<div class="panels">{"".join(parts)}</div>' if parts else f'<p class="nothing">{escape(chart.need)}</p>'
     axes = f"{label(chart.y)} against {label(chart.x)}"
     title = finding(chart.title, tables, axes) if parts else chart.caption
-    source = f'<a href="reports/analysis/{chart.source}.csv" download>CSV</a> ' if isinstance(chart.source, str) else ""
+    source = f'<a href="reports/analysis/{origin}.csv" download>CSV</a> '
     identity = chart.name.replace("_", "-")
     caption = f"{escape(chart.caption)} " if parts else ""
     page = out / f"{chart.name}.html"
