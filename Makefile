@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 SNAKEMAKE = snakemake --cores all reports/all --configfile "$(CONFIG)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reports test test-fast lint site ui clean
+.PHONY: help setup reports test test-fast lint site publish ui clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 18
@@ -47,6 +47,9 @@ lint: setup  ## formatting, types and lint, of Python and of the workflow
 
 site: setup  ## serve the site at http://127.0.0.1:8000
 	$(BIN)/mkdocs serve --strict
+
+publish: setup  ## put the site on the branch gh-pages of origin (SITE_URL=https://me.example/ladder/ REPO_URL=...)
+	$(BIN)/mkdocs gh-deploy --strict
 
 ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1

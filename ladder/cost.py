@@ -1,12 +1,13 @@
 """What one rank holds, keeps and multiplies, counted from a model's shape: weights by part, memory, FLOPs (no torch).
 
 Everything but :func:`part` reads a :class:`Part`: the widths of one rank, and the weights that follow from them.
-Another family than Llama needs a ``Part`` of its own and nothing else here. Weights and caches are exact, activations
-are estimates. Degrees, batches and lengths may be arrays over points, as the simulator has them; then so are results.
+Weights and caches are exact, activations are estimates. Degrees, batches and lengths may be arrays over points, as the
+simulator has them; then so are results.
 """
 
+from collections import Counter
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,11 @@ STREAMS = 8
 
 @dataclass(frozen=True)
 class Part:
-    """A Llama's part on one rank. queries, keys (as many values), intermediate: features of its projections; vocab:
-    rows of embedding and head. signal: the wiring adds a norm of the first attention. Properties count weights, unless
-    they say otherwise."""
+    """A decoder's part on one rank. queries, keys (as many values), intermediate, expert (one expert), shared (what all
+    tokens take of the experts): features of its projections; vocab: rows of embedding and head. kinds: of its layers,
+    (positions that one attends to, 0 for all; whether it has experts); one entry where all are alike. signal: the
+    wiring adds a norm of the first attention. What is not said here is as in :class:`ladder.model.sizes.Size`.
+    Properties count weights, unless they say otherwise."""
 
     layers: int
     hidden: int
@@ -33,24 +36,70 @@ class Part:
     intermediate: int
     vocab: int
     tied: bool
-    attention_bias: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
     mlp_bias: bool = False
     signal: bool = False
+    gated: bool = True
+    layer_norms: int = 2
+    norm_weights: int = 1
+    qk_norm: int = 0
+    kinds: tuple[tuple[int, bool], ...] = ((0, False),)
+    experts: int = 0
+    active: int = 0
+    expert: int = 0
+    shared: int = 0
+    router: int = 0
 
     @property
     def attention(self) -> int:
         """Of one layer, without its norm."""
-        biases = self.queries + 2 * self.keys + self.hidden if self.attention_bias else 0
-        return 2 * self.hidden * (self.queries + self.keys) + biases
+        biases = self.qkv_bias * (self.queries + 2 * self.keys) + self.output_bias * self.hidden
+        return 2 * self.hidden * (self.queries + self.keys) + biases + self.qk_norm
+
+    @property
+    def matrices(self) -> int:
+        """How many an MLP has."""
+        return 3 if self.gated else 2
 
     @property
     def mlp(self) -> int:
-        """Of one layer, without its norm."""
-        return 3 * self.hidden * self.intermediate + (2 * self.intermediate + self.hidden if self.mlp_bias else 0)
+        """Of one layer without experts, without its norm."""
+        biases = ((self.matrices - 1) * self.intermediate + self.hidden) * self.mlp_bias
+        return self.matrices * self.hidden * self.intermediate + biases
+
+    @property
+    def one_expert(self) -> int:
+        return self.matrices * self.hidden * self.expert
+
+    @property
+    def beside_experts(self) -> int:
+        """Of one layer with experts: what all tokens take, the router included."""
+        return self.hidden * (self.router + self.matrices * self.shared)
+
+    def experts_read(self, tokens):
+        """How many experts of a layer at least one of ``tokens`` takes, on average, if each takes any as likely."""
+        return self.experts * (1 - (1 - self.active / self.experts) ** tokens)
+
+    @property
+    def each(self) -> tuple[tuple[int, bool], ...]:
+        """The kind of each layer."""
+        return (self.kinds * self.layers)[: self.layers]
+
+    @property
+    def routed(self) -> int:
+        """Layers with experts."""
+        return sum(experts for _, experts in self.each)
+
+    @property
+    def active_width(self) -> int:
+        """Features that a token goes through in the widest MLP."""
+        widths = {True: self.active * self.expert + self.shared, False: self.intermediate}
+        return reduce(np.maximum, (widths[experts] for experts in {experts for _, experts in self.kinds}))
 
     @property
     def norms(self) -> int:
-        return self.hidden * (2 * self.layers + 1 + self.signal)
+        return self.hidden * self.norm_weights * (self.layer_norms * self.layers + 1 + self.signal)
 
     @property
     def head(self) -> int:
@@ -68,7 +117,16 @@ class Part:
 
     @property
     def weights(self) -> int:
-        return self.layers * (self.attention + self.mlp) + self.outside
+        return self._weights(self.experts)
+
+    @property
+    def active_weights(self) -> int:
+        """That a token goes through."""
+        return self._weights(self.active)
+
+    def _weights(self, experts: int) -> int:
+        routed = self.routed * (experts * self.one_expert + self.beside_experts)
+        return self.layers * self.attention + (self.layers - self.routed) * self.mlp + routed + self.outside
 
     @property
     def largest(self) -> int:
@@ -82,8 +140,9 @@ class Part:
         return 3 * self.queries + 4 * self.keys, 4 * self.intermediate
 
     def kv(self, batch, length):
-        """Numbers in a KV cache of ``length`` positions."""
-        return 2 * self.layers * self.keys * batch * length
+        """Numbers in a KV cache of ``length`` positions, or of as many as a layer attends to."""
+        windows = Counter(window for window, _ in self.each)
+        return 2 * self.keys * batch * sum(count * spanned(length, window) for window, count in windows.items())
 
 
 @dataclass(frozen=True)
@@ -97,22 +156,52 @@ class Counted(Part):
         return self.counted
 
 
+def spanned(length, window: int):
+    """Of ``length`` positions, those that a layer attends to."""
+    return np.minimum(length, window) if window else length
+
+
 def part(model, tp=1, split_vocabulary: bool = False, signal: bool = False) -> Part:
-    """Of the fullest of ``tp`` ranks; where there are more ranks than KV heads, each holds one.
+    """Of the fullest of ``tp`` ranks; where there are more ranks than KV heads, each holds one. Of every expert each
+    rank holds its share.
 
     model: a :class:`ladder.model.sizes.Size`, a Hugging Face Llama's config, or the Part itself.
     split_vocabulary: embeddings and head are split too. signal: see :class:`Part`.
     """
     if isinstance(model, Part):
         return model
-    of = model if hasattr(model, "hidden_size") else SimpleNamespace(**model.config())
-    head = getattr(of, "head_dim", None) or of.hidden_size // of.num_attention_heads
-    queries, keys = (-(-count // tp) * head for count in (of.num_attention_heads, of.num_key_value_heads))
-    width, vocab = (-(-count // tp) for count in (of.intermediate_size, of.vocab_size))
-    vocab = vocab if split_vocabulary else of.vocab_size
-    biases = {key: getattr(of, key, False) for key in ("attention_bias", "mlp_bias")}
-    shape = (of.num_hidden_layers, of.hidden_size, head, queries, keys, width, vocab, of.tie_word_embeddings)
-    return Part(*shape, **biases, signal=signal)
+    if hasattr(model, "to_dict"):
+        from ladder.model.shapes import of_content
+
+        model = of_content(model.to_dict(), "the model's configuration")
+
+    def share(count):
+        return -(-count // tp)
+
+    of, queries, keys = model, share(model.heads) * model.head, share(model.kv_heads) * model.head
+    each = (of.windows or (0,) * of.layers, of.routed or (of.experts > 0,) * of.layers)
+    kinds = [*zip(*each, strict=False)]  # of a model cut short, as many as are left
+    same = (
+        "qkv_bias",
+        "output_bias",
+        "mlp_bias",
+        "gated",
+        "layer_norms",
+        "norm_weights",
+        "experts",
+        "active",
+        "router",
+    )
+    vocab = share(of.vocab) if split_vocabulary else of.vocab
+    return Part(
+        *(of.layers, of.hidden, of.head, queries, keys, share(of.intermediate), vocab, of.tied),
+        **{key: getattr(of, key) for key in same},
+        qk_norm={"": 0, "head": 2 * of.head, "full": queries + keys}[of.qk_norm],
+        kinds=tuple(kinds[:1] if len(set(kinds)) == 1 else kinds),
+        expert=share(of.expert_intermediate),
+        shared=share(of.shared_intermediate),
+        signal=signal,
+    )
 
 
 def counted(config, weights: int) -> Counted:
@@ -143,7 +232,7 @@ def compiled_prefill(part: Part, batch, prompt, *, scores: bool, all_logits: boo
     ``scores`` if there is one, and the copies of the logits of all positions or the last, beside the stream."""
     tokens = batch * prompt
     attention = 6 * part.queries + (2 * prompt * part.queries / part.head_dim if scores else 0)
-    layer = tokens * (4 * part.hidden + np.maximum(attention, 5 * part.intermediate))
+    layer = tokens * (4 * part.hidden + np.maximum(attention, (2 * part.matrices - 1) * part.active_width))
     logits = logit_copies * (tokens if all_logits else batch) * part.vocab
     return np.maximum(layer, logits + 2 * tokens * part.hidden)
 
@@ -154,9 +243,11 @@ def training_flops(part: Part, weights: int, sequence: int) -> int:
     return 3 * (2 * weights + part.layers * attention_flops(part, 1, sequence, causal=True))
 
 
-def attention_flops(part: Part, tokens, positions, causal: bool = False):
-    """Forward, of one layer: ``tokens`` queries against ``positions``, of which a causal kernel skips half."""
-    return (2 if causal else 4) * tokens * positions * part.queries
+def attention_flops(part: Part, tokens, positions, causal: bool = False, window: int = 0):
+    """Forward, of one layer: ``tokens`` queries against ``positions``. A causal kernel skips what comes later (half, of
+    a prompt of so many positions) and what lies before the window."""
+    seen = spanned(positions, window)
+    return 4 * tokens * (seen - seen * seen / (2 * positions) if causal else seen) * part.queries
 
 
 class Training(NamedTuple):

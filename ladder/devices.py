@@ -17,7 +17,8 @@ class Device:
 
     memory_bytes: what a process can use: the total that CUDA or HIP reports (``torch.cuda.mem_get_info``), which is
     less than is sold. bandwidth: bytes/s of its memory. flops: peak of dense bf16 or fp16 matrix products summed in
-    fp32. source: where they are from. power_w: watts of the whole board at most.
+    fp32. source: where they are from. power_w: watts of the whole board at most. links: those that it can have, the
+    usual one first, of ladder/links.py and of the calibration; empty where nobody has said.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Device:
     flops: float
     source: str
     power_w: float | None = None
+    links: tuple[str, ...] = ()
 
     def __post_init__(self):
         numbers = [self.memory_bytes, self.bandwidth, self.flops, *([] if self.power_w is None else [self.power_w])]
@@ -46,6 +48,22 @@ L40S, L4 = f"NVIDIA L40S data sheet{TOTAL}, with ECC", f"NVIDIA L4 data sheet{SP
 ADA = f"NVIDIA Ada GPU architecture white paper, appendix A (fp16 with fp32 accumulate){TOTAL}"
 MI300X = "AMD Instinct MI300X data sheet; memory: HIP's total"
 
+ETHERNET = ("ethernet-100g", "ethernet-10g")
+INFINIBAND = ("ib-ndr-2node", "ib-ndr", *ETHERNET)
+HOPPER = ("nvlink-one-shot", "pcie5-host-staged", *INFINIBAND)
+PCIE5, PCIE4 = ("pcie5-host-staged", "ethernet-10g"), ("pcie4-host-staged", "ethernet-10g")
+LINKS = {
+    "h100": ("nvlink", "h100-nvlink", "nvlink-p2p-off", "ib-ndr-2node-p2p-off", *HOPPER),
+    "h100-pcie": PCIE5,
+    "h200": ("h200-nvlink", "nvlink", *HOPPER),
+    "b200": ("nvl72", *INFINIBAND),
+    "gb200": ("nvl72",),
+    "a100-80g": ("a100-nvlink", "pcie4-host-staged", *ETHERNET),
+    "a100-40g": ("a100-nvlink", "pcie4-host-staged", *ETHERNET),
+    "mi300x": ("mi300x-xgmi", "roce-400g"),
+    **dict.fromkeys(("l40s", "l4", "rtx-4090"), PCIE4),
+}
+
 # name, words, memory_bytes, bandwidth, flops, source, power_w
 _ROWS = (
     ("h100", "NVIDIA H100 SXM5, 80 GB HBM3", 81089 * MIB, 3.35e12, 989.4e12, H100 + SPARSE, 700),
@@ -60,7 +78,7 @@ _ROWS = (
     ("rtx-4090", "NVIDIA GeForce RTX 4090, 24 GB GDDR6X, PCIe", 24084 * MIB, 1.008e12, 165.2e12, ADA, 450),
     ("mi300x", "AMD Instinct MI300X, 192 GB HBM3", 196588 * MIB, 5.3e12, 1307.4e12, MI300X, 750),
 )
-DEVICES = {row[0]: Device(*row) for row in _ROWS}
+DEVICES = {row[0]: Device(*row, LINKS[row[0]]) for row in _ROWS}
 
 # What torch.cuda.get_device_name() says -> row. A board with another peak or memory has another name.
 REPORTED = {
@@ -106,7 +124,7 @@ def of_content(content: dict, path: str) -> Device:
         for key in ("memory_bytes", "bandwidth", "flops"):
             take(fields, key, float, "fields")
         take(fields, "power_w", float, "fields", default=None)
-        return Device(**fields)
+        return Device(**fields | {"links": tuple(take(fields, "links", list, "fields", default=()))})
     except (TypeError, ValueError) as error:
         raise UserError(
             f'{path}: not a device ({error}); write {{"device": {{...}}}} with name, words, memory_bytes, bandwidth '

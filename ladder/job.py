@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import gc
+import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -10,8 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ladder import records
+from ladder.files import sha256
 from ladder.outputs import OutputFile
 from ladder.reading import read_json
+from ladder.store import page
 from ladder.tracking import Run
 
 
@@ -31,10 +34,17 @@ class Job:
         self.stage, self.name, self.what = stage, name, what
         commit, dirty = records.git_commit()
         config = {"config_digest": self.run["digest"], "profile": self.run["name"]} if self.run else {}
-        tags = {"stage": stage, "git_commit": commit, "git_dirty": dirty, "hardware": records.hardware(), **config}
+        tags = {"size": what.get("model"), "method": what.get("variant"), "mlflow.note.content": self._about(args)}
+        tags |= {"mlflow.source.name": f"ladder {stage}", "mlflow.source.type": "LOCAL"}
+        tags |= {"stage": stage, "git_commit": commit, "git_dirty": dirty, "hardware": records.hardware(), **config}
         tags |= {f"version.{key}": value for key, value in records.versions().items()} | what
         params = {k: v for k, v in vars(args).items() if k not in ("run", "record")}
-        self.tracking = Run(f"{stage} {name}", params, tags, resume_id)
+        self.tracking = Run(name, params, tags, resume_id, _dataset(args))
+
+    def _about(self, args: argparse.Namespace) -> str:
+        """What the run's page says of it, in Markdown."""
+        record = f"The record is `{self.record}`, and the artifact of that name. " if self.record else ""
+        return f"{record}Shown on [{page(self.stage)}]({page(self.stage)})."
 
     def row(self, **values) -> dict:
         """A tidy row that knows its stage, run, and what this job was told about model, wiring and seed."""
@@ -56,6 +66,19 @@ class Job:
         for path in artifacts:
             if path is not None and Path(path).exists():
                 self.tracking.artifact(path)
+
+
+def _dataset(args: argparse.Namespace) -> dict | None:
+    """MLflow's fields of the first input that has a manifest: a corpus, its tokens, conversations."""
+    for key, path in vars(args).items():
+        manifest = path / "manifest.json" if isinstance(path, Path) and key != "out" else None
+        if manifest and manifest.is_file():
+            content = read_json(manifest)
+            name = " ".join(filter(None, (content.get("source") or content.get("kind"), path.name)))
+            profile = {name: content[name] for name in ("splits", "documents", "conversations") if name in content}
+            about = {"source_type": "local", "source": json.dumps({"uri": str(path)}), "profile": json.dumps(profile)}
+            return {"name": name[:500], "digest": sha256(manifest)[:36]} | about
+    return None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from ladder.files import write_json
 from ladder.redact import redact
 from ladder.running import has_ended
-from ladder.store import experiment_name, reason, uri
+from ladder.store import experiment_name, prepare, reason, uri
 
 FOLDER = Path("mlpending")
 GONE = "RESOURCE_DOES_NOT_EXIST"
@@ -29,7 +29,8 @@ def _destination() -> str:
 class Pending:
     """Params, points and artifacts of one run that MLflow does not have yet, its end too. Times in milliseconds.
 
-    ``run_id`` is None until the run is created. ``process`` is whose run it is (:func:`ladder.running.identity`).
+    ``run_id`` is None until the run is created, in ``experiment``. dataset: what the job reads. ``process``: whose run
+    it is (:func:`ladder.running.identity`).
     """
 
     name: str
@@ -43,15 +44,17 @@ class Pending:
     status: str | None = None
     ended: int | None = None
     artifacts: list[str] = field(default_factory=list)
+    experiment: str = field(default_factory=experiment_name)
+    dataset: dict | None = None  # the fields of MLflow's Dataset
     store: str = field(default_factory=_destination)
 
     def __bool__(self) -> bool:
-        parts = self.resumes, self.params, self.metrics, self.status, self.artifacts
+        parts = self.resumes, self.params, self.dataset, self.metrics, self.status, self.artifacts
         return self.run_id is None or any(parts)
 
-    def send(self, client, experiment_id: str) -> None:
+    def send(self, client) -> None:
         """Tell MLflow, and forget what it was told. Raises at the first failure; what is left can be sent again."""
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
         from mlflow.exceptions import MlflowException
 
         if self.resumes:
@@ -66,13 +69,18 @@ class Pending:
             self.resumes = False
         if self.run_id is None:
             tags = self.tags | self.process
-            self.run_id = client.create_run(experiment_id, self.started, tags, self.name).info.run_id
+            experiment = prepare(client, self.experiment)
+            self.run_id = client.create_run(experiment, self.started, tags, self.name).info.run_id
         else:
             self.params = {}  # a run that is resumed has them
         while self.params:
             some = dict(list(self.params.items())[:100])  # the API's limit
             client.log_batch(self.run_id, params=[Param(key, value[:6000]) for key, value in some.items()])
             self.params = {key: value for key, value in self.params.items() if key not in some}
+        if self.dataset:
+            context = [InputTag("mlflow.data.context", "training")]
+            client.log_inputs(self.run_id, [DatasetInput(Dataset(**self.dataset), context)])
+            self.dataset = None
         while self.metrics:
             some = self.metrics[:1000]  # the API's limit
             client.log_batch(self.run_id, metrics=[Metric(*point) for point in some])
@@ -99,8 +107,8 @@ class Pending:
                 FOLDER.rmdir()
 
 
-def send_kept(client, experiment_id: str) -> int:
-    """Send what jobs that are gone could not, to the same store and experiment; return how many were sent whole."""
+def send_kept(client) -> int:
+    """Send what jobs that are gone could not, to the same store and experiments; return how many were sent whole."""
     from mlflow.exceptions import MlflowException
 
     sent = 0
@@ -118,7 +126,7 @@ def send_kept(client, experiment_id: str) -> int:
             if not run.status and run.run_id:
                 run.resumes = False  # another process may have the run by now
             try:
-                run.send(client, experiment_id)
+                run.send(client)
                 sent += 1
             except MlflowException as error:
                 if error.error_code not in REFUSED:

@@ -1,8 +1,9 @@
 """Prepare MLflow tracking, send what jobs could not, and end the runs that killed jobs left open.
 
-Every job is an MLflow run. MLFLOW_TRACKING_URI says where (default: sqlite:///mlflow.db and ./mlartifacts), and
-MLFLOW_EXPERIMENT_NAME under which experiment (default: ladder). Files are the contract, MLflow is the record: without
-it the work goes on, and what it could not be told is kept in mlpending/ for the next job or `ladder track`.
+Every job is an MLflow run. MLFLOW_TRACKING_URI says where (default: sqlite:///mlflow.db and ./mlartifacts); each stage
+has an experiment, whose name begins with MLFLOW_EXPERIMENT_NAME (default: ladder): ladder-pretrain, ladder-adapt, ...
+Files are the contract, MLflow is the record: without it the work goes on, and what it could not be told is kept in
+mlpending/ for the next job or `ladder track`.
 
     ladder track --out results/default/tracking.json
 """
@@ -38,28 +39,29 @@ def main(args: argparse.Namespace) -> None:
 
 
 def initialise() -> None:
-    """Migrate the database, and do what every job does first; harmless if all is well."""
+    """Migrate the database, make the experiments, do what every job does first; harmless if all is well."""
     with store.quiet():
-        _open()
+        client = _open()
+        for stage in store.STAGES:
+            store.prepare(client, experiment_name(stage))
 
 
 def _open():
-    """(client, experiment id) of a store that was told what earlier jobs left: what they could not send, and their
-    end where they were killed."""
+    """A client of a store that was told what earlier jobs left: what they could not send, and their end where they were
+    killed."""
     client = store.client()
-    experiment = store.prepare(client)
-    if sent := send_kept(client, experiment):
+    if sent := send_kept(client):
         print(f"MLflow was told what {sent} earlier jobs could not send", file=sys.stderr)
-    if closed := store.close_stale(client, experiment):
+    if closed := store.close_stale(client):
         print(f"MLflow still held {closed} runs of killed jobs as running; they are KILLED now", file=sys.stderr)
-    return client, experiment
+    return client
 
 
 class Run:
     """One MLflow run. What the store cannot take now is kept in a file (:mod:`ladder.pending`) and sent later: by this
     job, which tries ever more rarely and once more at its end, or by one after it."""
 
-    def __init__(self, name: str, params: dict, tags: dict, run_id: str | None = None):
+    def __init__(self, name: str, params: dict, tags: dict, run_id: str | None = None, dataset: dict | None = None):
         self._pending: Pending | None = None
         self._connection = None
         self._next, self._wait, self._failed = 0.0, WAIT, False
@@ -71,6 +73,7 @@ class Run:
             return self._off(f"{redact(uri())} does not exist; `ladder track` creates it")
         now = int(time.time() * 1000)
         self._pending = Pending(name, identity(), now, _text(tags), _text(params), run_id, resumes=bool(run_id))
+        self._pending.experiment, self._pending.dataset = experiment_name(tags.get("stage")), dataset
         self.flush()
 
     @property
@@ -113,7 +116,7 @@ class Run:
         try:
             with store.quiet():
                 self._connection = self._connection or _open()
-                self._pending.send(*self._connection)
+                self._pending.send(self._connection)
             self._wait = WAIT
         except Exception as error:  # whatever tracking does, the work goes on
             self._next = time.monotonic() + self._wait

@@ -8,7 +8,8 @@ import pytest
 from ladder import records
 from ladder.cli import main
 from ladder.errors import UserError
-from ladder.model.sizes import of_config, size
+from ladder.model.shapes import of_config
+from ladder.model.sizes import size
 from ladder.simulate.calibration import DEFAULT, load
 from ladder.wiring import table
 
@@ -55,12 +56,17 @@ CONFIG |= {"vocab_size": 100, "num_key_value_heads": 2}
         {"num_hidden_layers": 10**9},
         {"vocab_size": "100"},
         {"intermediate_size": None},
-        {"head_dim": 16},
+        {"head_dim": 0},
+        {"model_type": "mamba2"},
+        {"kv_lora_rank": 512},
+        {"num_local_experts": 8},
+        {"layer_types": ["full_attention"]},
+        {"layer_types": ["linear_attention"] * 4},
         {"tie_word_embeddings": "no"},
     ],
     ids=str,
 )
-def test_configs_that_are_no_llama(tmp_path, change):
+def test_configs_that_cannot_be_counted(tmp_path, change):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG | {"num_key_value_heads": None}))
     assert of_config(path).kv_heads == 8

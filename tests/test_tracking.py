@@ -49,6 +49,21 @@ def place(tmp_path, monkeypatch, database):
     return tmp_path
 
 
+@pytest.fixture
+def outage(monkeypatch):
+    """Switches the store off, and on again."""
+    monkeypatch.setattr(tracking, "WAIT", 0)
+    send, on = Pending.send, []
+
+    def failing(self, *args):
+        if on and on[-1]:
+            raise OSError("database is locked")
+        send(self, *args)
+
+    monkeypatch.setattr(Pending, "send", failing)
+    return on.append
+
+
 def arguments(tmp_path):
     return argparse.Namespace(run=None, record=tmp_path / "record.json", lr=0.1)
 
@@ -78,9 +93,33 @@ def test_a_job_is_a_run_with_its_record(place):
     assert run.data.params["lr"] == "0.1"
     assert run.data.metrics == {"loss": 2.5, "decode/seconds": 1.5}
     assert (run.data.tags["stage"], run.data.tags["wiring"], run.data.tags["seed"]) == ("bench", "ladder", "1")
+    assert (run.info.run_name, run.data.tags["size"]) == ("x", "tiny")
+    assert "record.json" in run.data.tags["mlflow.note.content"]
+    assert "speed.html" in run.data.tags["mlflow.note.content"]
+    experiment = store.client().get_experiment(run.info.experiment_id)
+    assert experiment.name == "ladder-bench"
+    assert f"#/experiments/{run.info.experiment_id}/runs" in experiment.tags["mlflow.note.content"]
+    assert "tags.`wiring`" in experiment.tags[store.VIEW]
     assert "git_commit" in run.data.tags
     assert "hardware" in run.data.tags
     assert [f.path for f in store.client().list_artifacts(run.info.run_id)] == ["record.json"]
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_job_names_the_corpus_that_it_reads(place, outage, away):
+    corpus = place / "corpus"
+    corpus.mkdir()
+    write_json(corpus / "manifest.json", {"source": "the documentation", "documents": {"train": 3}})
+    tracking.initialise()
+    outage(away)
+    with job(argparse.Namespace(run=None, record=None, tokens=corpus), "pretrain", "x"):
+        pass
+    outage(False)
+    tracking.initialise()
+    (run,) = runs()
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.tags[0].value) == ("the documentation corpus", "training")
+    assert "train" in given.dataset.profile
 
 
 def test_no_secret_is_stored(place, monkeypatch):
@@ -132,21 +171,6 @@ def test_without_a_store_the_work_goes_on_and_says_so_once(place, monkeypatch, c
     assert not [text for text in texts if "secret" in text]
 
 
-@pytest.fixture
-def outage(monkeypatch):
-    """Switches the store off, and on again."""
-    monkeypatch.setattr(tracking, "WAIT", 0)
-    send, on = Pending.send, []
-
-    def failing(self, *args):
-        if on and on[-1]:
-            raise OSError("database is locked")
-        send(self, *args)
-
-    monkeypatch.setattr(Pending, "send", failing)
-    return on.append
-
-
 def steps_of(run_id):
     return sorted(point.step for point in store.client().get_metric_history(run_id, "loss"))
 
@@ -184,7 +208,7 @@ def test_what_was_never_tracked_becomes_a_run_of_its_time(place, outage):
     outage(False)
     tracking.initialise()
     (run,) = runs()
-    assert run.info.run_name == "bench x"
+    assert run.info.run_name == "x"
     assert run.info.end_time / 1000 <= time.time()
     assert run.info.start_time / 1000 == pytest.approx(this.started, abs=30)
     assert run.data.metrics == {"loss": 1.0}
@@ -205,13 +229,13 @@ def test_a_store_that_fails_is_asked_ever_more_rarely(place, outage, monkeypatch
 
 def runs():
     client = store.client()
-    return client.search_runs([client.get_experiment_by_name(store.experiment_name()).experiment_id])
+    return client.search_runs(store.experiments(client))
 
 
 KILLED = """
 import os, signal
 from ladder.tracking import Run
-run = Run("bench x", {}, {})
+run = Run("x", {}, {"stage": "bench"})
 run.log(1, {"loss": 1.0})
 run.flush()
 os.kill(os.getpid(), signal.SIGKILL)
@@ -255,10 +279,11 @@ def test_an_experiment_of_that_name_is_made_and_a_deleted_one_restored(place, mo
     main(["track", "--out", "tracking.json"])
     assert read_json("tracking.json")["experiment"] == "mine"
     client = store.client()
-    client.delete_experiment(client.get_experiment_by_name("mine").experiment_id)
+    assert len(store.experiments(client)) == len(store.STAGES)
+    client.delete_experiment(client.get_experiment_by_name("mine-bench").experiment_id)
     main(["track", "--out", "tracking.json"])
-    assert "'mine' was deleted" in capsys.readouterr().err
-    assert client.get_experiment_by_name("mine").lifecycle_stage == "active"
+    assert "'mine-bench' was deleted" in capsys.readouterr().err
+    assert client.get_experiment_by_name("mine-bench").lifecycle_stage == "active"
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["moved", "copied"])
@@ -286,13 +311,13 @@ def test_artifacts_stay_with_a_project_that_is_elsewhere_now(place, monkeypatch,
 def test_a_location_of_the_users_choice_stays(place):
     tracking.initialise()
     client = store.client()
-    client.create_experiment("ladder2", "file:///data/mine")
+    client.create_experiment("ladder2-bench", "file:///data/mine")
     os.environ["MLFLOW_EXPERIMENT_NAME"] = "ladder2"
     try:
         tracking.initialise()
     finally:
         del os.environ["MLFLOW_EXPERIMENT_NAME"]
-    assert client.get_experiment_by_name("ladder2").artifact_location == "file:///data/mine"
+    assert client.get_experiment_by_name("ladder2-bench").artifact_location == "file:///data/mine"
 
 
 def test_rows_say_what_they_are():

@@ -101,13 +101,14 @@ def test_reports_are_complete(built):
 def test_every_job_is_a_run_in_mlflow(built):
     from mlflow import MlflowClient
 
+    from ladder import store
+
     client = MlflowClient(tracking_uri=f"sqlite:///{built}/mlflow.db")
-    experiment = client.get_experiment_by_name("ladder")
     runs = client.search_runs(
-        [experiment.experiment_id], filter_string="attributes.status = 'FINISHED'", max_results=500
+        store.experiments(client), filter_string="attributes.status = 'FINISHED'", max_results=500
     )
     # What the killed jobs left open was ended by those after them.
-    assert not client.search_runs([experiment.experiment_id], filter_string="attributes.status = 'RUNNING'")
+    assert not client.search_runs(store.experiments(client), filter_string="attributes.status = 'RUNNING'")
     stages = [run.data.tags["stage"] for run in runs]
     assert {"corpus", "pretrain", "convert", "adapt", "evaluate", "sensitivity", "bench", "simulate"} <= set(stages)
     # A job that outlived the killed snakemake may have finished twice: count what was trained, not how often.

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -37,7 +38,13 @@ def links(rho: Sequence[float], named: Sequence[str]) -> list[tuple[str, float |
     return [(f"rho{value:g}", value) for value in rho] + files
 
 
+def model(shape: Shape) -> str:
+    """What its model is called: of a config.json, the folder that holds it."""
+    path = Path(shape.size)
+    return (path.parent.name or "config") if path.name == "config.json" else path.name.removesuffix(".json")
+
+
 def name(shape: Shape, on: str, dtype: str, layers: int | None = None) -> str:
     """What a point, its record and its job are called."""
-    size = shape.size if layers is None else f"{shape.size}-{layers}l"
+    size = model(shape) if layers is None else f"{model(shape)}-{layers}l"
     return f"{size}-tp{shape.tp}-b{shape.batch}-p{shape.prompt}-n{shape.new_tokens}-{dtype}-{on}"

@@ -15,7 +15,7 @@ class Options:
     """What `ladder bench` times. The ``numeric`` ones are what a record was made with: one made with anything else is
     another measurement. The rest chooses which points there are, or what is done with them."""
 
-    size: tuple[str, ...] = option(MISSING, "rows of the table of sizes", one=True)
+    size: tuple[str, ...] = option(MISSING, "rows of the table of sizes, or a config.json", one=True, more=PATH)
     tp: tuple[int, ...] = option(MISSING, "tensor-parallel degrees", one=True, **RANKS)
     layers: int | None = option(None, "run this many of the model's layers", minimum=1, maximum=1000)
     extrapolate: bool = option(False, "with --layers: times of the whole depth, from these and half of them")

@@ -142,7 +142,7 @@ def emulate(args: argparse.Namespace, todo: list, found: list) -> None:
     """Rank 0 of each point, with emulated links."""
     from ladder.bench.arguments import point
     from ladder.bench.emulated_record import measure
-    from ladder.bench.grid import links
+    from ladder.bench.grid import links, model
     from ladder.bench.rank0 import ALONE, Rank0, Wire
     from ladder.links import link
     from ladder.model.sizes import size
@@ -174,7 +174,7 @@ def emulate(args: argparse.Namespace, todo: list, found: list) -> None:
             wire = wires[on].elsewhere()
         else:
             wire = wires[on] = rank.wire(named[on])
-        with job(args, "bench", path.stem, model=shape.size, seed=args.seed) as this:
+        with job(args, "bench", path.stem, model=model(shape), seed=args.seed) as this:
             this.record = path
             say(f"timing {', '.join(args.wirings)} on {wire.name}")
             rows, extra = measure(rank, wire, args.prefills)
@@ -198,6 +198,7 @@ def profile(rank, wire, path: Path) -> None:
 def over_ranks(args: argparse.Namespace, todo: list) -> None:
     """Each point over real ranks, of which this process is one."""
     from ladder.bench.arguments import point
+    from ladder.bench.grid import model
     from ladder.bench.ranks import BACKENDS, measure
     from ladder.parallel.environment import world_size
     from ladder.parallel.group import join
@@ -210,7 +211,7 @@ def over_ranks(args: argparse.Namespace, todo: list) -> None:
             if str(path) not in chosen:
                 continue
             group.meet()  # rank 0 may have taken longer over the last record than a collective waits
-            with job(args, "bench", path.stem, group=group, model=shape.size, seed=args.seed) as this:
+            with job(args, "bench", path.stem, group=group, model=model(shape), seed=args.seed) as this:
                 rows, extra = measure(group, point(args, shape), args.prefills, args.backend, args.trace)
                 if this:
                     this.record = path

@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from ladder.errors import UserError, explained
-from ladder.model.sizes import MOST
+from ladder.model.shapes import MOST
 from ladder.model.weights import Tensor
 from ladder.reading import REQUIRED, take
 from ladder.wiring import Wiring

@@ -14,7 +14,7 @@ from ladder.errors import UserError, explained
 from ladder.files import CARD, sha256
 from ladder.model.copying import damaged
 from ladder.model.families import Family, not_quantised, rewired
-from ladder.model.sizes import MOST
+from ladder.model.shapes import MOST
 from ladder.model.weights import EMBEDDINGS, HEAD, Tensor, check_shapes, same_values, tensors, weight_files
 from ladder.reading import REQUIRED, read_json, take
 from ladder.wiring import Wiring

@@ -1,21 +1,25 @@
-"""Every model shape that the project names, one row each."""
+"""Every model shape that the project names, one row each; other families and files are read by ladder.model.shapes."""
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from ladder.cost import part
 from ladder.errors import UserError, unknown_name
-from ladder.reading import read_json, take
-
-# What no Llama comes near, so that a slip of the pen ends in a sentence and not in a table of that length.
-MOST = {"num_hidden_layers": 10_000, "hidden_size": 10**6, "num_attention_heads": 10**5}
-MOST |= {"intermediate_size": 10**7, "vocab_size": 10**8}
 
 
 @dataclass(frozen=True)
 class Size:
-    """A Llama shape. ``intermediate`` is the SwiGLU width; ``rope_factor`` > 0 asks for llama3 RoPE scaling."""
+    """A decoder's shape; ``rope_factor`` > 0 asks for llama3 RoPE scaling. What a Llama has not has a default:
+
+    head_width: of a head, 0 for hidden / heads. gated: the MLP has three matrices, else two. qk_norm: norms of queries
+    and keys, of each head ("head") or all at once ("full"). layer_norms: of a layer; norm_weights: 2 if each has a bias
+    too. windows: positions that each layer attends to, 0 for all of them; () for all in all layers.
+    experts: that a layer has, of which a token takes ``active``, each ``expert_intermediate`` wide; those that all
+    tokens take are together ``shared_intermediate`` wide. router: outputs of the router, and of the gate of those.
+    routed: for each layer, whether it has experts instead of an MLP; () for all, if there are experts.
+    origin: the file that says all this, if there is one.
+    """
 
     layers: int
     hidden: int
@@ -28,6 +32,34 @@ class Size:
     rope_theta: float = 10000.0
     rope_factor: float = 0.0
     eps: float = 1e-5
+    family: str = "llama"
+    head_width: int = 0
+    gated: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    layer_norms: int = 2
+    norm_weights: int = 1
+    qk_norm: str = ""
+    windows: tuple[int, ...] = ()
+    experts: int = 0
+    active: int = 0
+    expert_intermediate: int = 0
+    shared_intermediate: int = 0
+    router: int = 0
+    routed: tuple[bool, ...] = ()
+    origin: str = field(default="", compare=False)
+
+    @property
+    def head(self) -> int:
+        """Width of a head."""
+        return self.head_width or self.hidden // self.heads
+
+    @property
+    def widths(self) -> set[int]:
+        """Of the MLPs and experts of its layers, each of which a TP degree must divide."""
+        dense = not self.experts or False in self.routed
+        return {self.intermediate if dense else 0, self.expert_intermediate, self.shared_intermediate} - {0}
 
     @property
     def parameters(self) -> int:
@@ -35,7 +67,12 @@ class Size:
         return part(self).weights
 
     def config(self, **changes) -> dict:
-        """Keyword arguments for LlamaConfig / LadderConfig."""
+        """Keyword arguments for LlamaConfig / LadderConfig. Raises UserError for what such a model cannot be."""
+        if self.family not in LLAMAS or any(self.windows):
+            runs = self.family in LLAMAS
+            key, value = ("sliding_window", max(self.windows)) if runs else ("model_type", self.family)
+            cure = f"{' and '.join(LLAMAS)} without a window do; `ladder simulate` takes it"
+            raise UserError(f"{self.origin}: a model of {key} = {value!r} does not run here; {cure}")
         rope = {"rope_type": "default", "rope_theta": self.rope_theta}
         if self.rope_factor:
             rope |= {"rope_type": "llama3", "factor": self.rope_factor, "low_freq_factor": 1.0}
@@ -51,9 +88,13 @@ class Size:
             "max_position_embeddings": self.positions,
             "rms_norm_eps": self.eps,
             "rope_parameters": rope,
+            **({"head_dim": self.head_width} if self.head_width else {}),
+            **({"attention_bias": True} if self.qkv_bias else {}),
+            **({"mlp_bias": True} if self.mlp_bias else {}),
         } | changes
 
 
+LLAMAS = ("llama", "mistral")  # families that our own code computes
 MOST_LAYERS = 1000  # of what is simulated and timed: a schedule notes for each module which others it has read
 LLAMA3 = {"positions": 131072, "rope_theta": 500000.0}
 SIZES = {
@@ -84,44 +125,27 @@ SIZES = {
 
 
 def size(name: str) -> Size:
-    """The row called ``name``; ``NAME-4l`` is the same with 4 layers. Raises UserError with the known names."""
-    shorter = re.fullmatch(r"(.+)-([1-9][0-9]{0,8})l", name)
-    if name not in SIZES and shorter and shorter[1] in SIZES:
-        if (layers := int(shorter[2])) > MOST_LAYERS:
-            raise UserError(f"size {name!r}: has more than {MOST_LAYERS} layers; give fewer")
-        return replace(SIZES[shorter[1]], layers=layers)
-    if name not in SIZES:
-        raise unknown_name("size", name, SIZES)
-    return SIZES[name]
+    """The row called ``name``, or what a config.json (or its directory) says; ``NAME-4l`` is the same with 4 layers.
 
-
-def of_config(path: str | Path) -> Size:
-    """The shape of a Hugging Face Llama, from its config.json or the directory that holds it.
-
-    Raises UserError for a model of another kind: one with experts, or whose heads are not hidden / heads wide.
+    Raises UserError with the known names.
     """
-    path = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    content, where = read_json(path), str(path)
-    if missing := [key for key in MOST if content.get(key) is None]:
-        raise UserError(f"{path}: not the config.json of a Llama model: {missing[0]} is missing")
-    counts = (take(content, key, int, where, least=1, most=most) for key, most in MOST.items())
-    layers, hidden, heads, width, vocab = counts
-    kv_heads = take(content, "num_key_value_heads", int, where, heads, least=1, most=heads)
-    positions = take(content, "max_position_embeddings", int, where, 2048, least=1)
-    if expert := next((key for key in content if "expert" in key and content[key]), None):
-        raise UserError(f"{path}: {expert} = {content[expert]!r}: models with experts are not known here")
-    if hidden % heads or heads % kv_heads:
-        raise UserError(
-            f"{path}: num_attention_heads {heads} must divide hidden_size {hidden}, and num_key_value_heads {kv_heads} "
-            "must divide it; correct them"
-        )
-    head_dim = take(content, "head_dim", int, where, hidden // heads)
-    if head_dim != hidden // heads:
-        raise UserError(f"{path}: heads of {head_dim} are not hidden / heads ({hidden} / {heads}) wide")
-    tied = take(content, "tie_word_embeddings", bool, where, False)
-    return Size(layers, hidden, heads, kv_heads, width, vocab, tied, positions)
+    from ladder.model.shapes import of_config, published
+
+    known = SIZES | published()
+    if name in known:
+        return known[name]
+    if name.endswith(".json") or Path(name).is_dir():
+        return of_config(name)
+    shorter = re.fullmatch(r"(.+)-([1-9][0-9]{0,8})l", name)
+    if not shorter or shorter[1] not in known:
+        raise unknown_name("size", name, known)
+    if (layers := int(shorter[2])) > MOST_LAYERS:
+        raise UserError(f"size {name!r}: has more than {MOST_LAYERS} layers; give fewer")
+    return replace(known[shorter[1]], layers=layers)
 
 
 def row(name: str) -> dict:
-    """The row as plain values, so that a pipeline can tell when it changed."""
-    return asdict(size(name))
+    """The row as plain values, so that a pipeline can tell when it changed; what a Llama has not only where it is."""
+    later = {field.name: field.default for field in fields(Size)[11:]}
+    plain = asdict(replace(size(name), origin=""))
+    return {key: value for key, value in plain.items() if key not in later or value != later[key]}

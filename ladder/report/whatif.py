@@ -17,23 +17,30 @@ from ladder.files import atomic_write, write_json
 from ladder.links import ALIASES, rows
 from ladder.looks import COMMUNICATION, HYBRIDS, look
 from ladder.markup import script
-from ladder.model.sizes import SIZES
+from ladder.model.shapes import EXPERTS, FAMILIES, MOST, UNCOUNTED, published
+from ladder.model.sizes import SIZES, Size
 from ladder.outputs import OutputFile
-from ladder.schedule import order
+from ladder.reading import read_csv, read_json
 from ladder.simulate.calibration import ASSUMED, DEFAULT, Calibration, load
 from ladder.simulate.implementation import IMPLEMENTATIONS
 from ladder.simulate.model import STEP
-from ladder.simulate.seconds import LARGE, SMALL
+from ladder.simulate.published import rows as rows_of
+from ladder.simulate.seconds import LARGE, ROUTING, SMALL
 
-# In the page's order; the hybrid's last half of the layers is ladder.
-WIRINGS = ("standard", "parallel", "spd", "desync-2x", "fal", "ladder@{half}-{last}", "desync-4x")
-WIRINGS += ("ladder", "partial", "ladder-2", "upper_bound")
+# In the page's order; the hybrid's last layers are ladder.
+WIRINGS = ("standard", "parallel", "spd", "desync-2x", "fal", "ladder@", "desync-4x", "ladder", "partial", "ladder-2")
+WIRINGS += ("upper_bound",)
+# Links on which an engine's one-shot all-reduce runs, and how fast it is there. Others lack peer-to-peer access.
+ONE_SHOT = dict.fromkeys(("nvlink", "h100-nvlink", "h200-nvlink", "nvlink-one-shot"), "nvlink-one-shot")
+PAIR = ("standard", "ladder")
 VOCAB = 32000  # smaller vocabularies are those of the shapes that a CPU trains
-SHAPE = ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab", "tied", "parameters")
+FREE = ("positions", "rope_theta", "rope_factor", "eps", "family", "origin")  # of a size, without a cost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", type=Path, default=DEFAULT, metavar="JSON", help="of `ladder calibrate`")
+    parser.add_argument("--published", type=Path, default=Path("reports/published"), help="directory of published CSVs")
+    parser.add_argument("--measured", type=Path, default=Path("reports/measured"), help="directory of kept records")
     parser.add_argument(
         "--out", action=OutputFile, required=True, metavar="FILE", help=".json, or .html for a page's element"
     )
@@ -41,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     content = tables(load(args.calibration))
+    content["table1"] = table1(rows_of(args.published), args.measured)
+    content["conversions"] = conversions(args.published)
     if args.out.suffix == ".html":
         with atomic_write(args.out) as part:
             part.write_text(script("whatif-data", content), encoding="utf-8")
@@ -53,12 +62,11 @@ def main(args: argparse.Namespace) -> None:
 
 def tables(calibration: Calibration) -> dict:
     """Plain values in the units of the tables: bytes, bytes/s, FLOP/s, microseconds where a name says so."""
-    sizes = {name: row for name, row in SIZES.items() if row.vocab >= VOCAB}
+    sizes = {name: row for name, row in (SIZES | published()).items() if row.vocab >= VOCAB}
     devices = [*DEVICES.values(), *([calibration.device] if calibration.device else [])]
     links = [{key: value for key, value in row.items() if key != "source"} for row in rows()]
-    layers = sorted({row.layers for row in sizes.values()})
     return {
-        "sizes": {name: {key: getattr(row, key) for key in SHAPE} for name, row in sizes.items()},
+        "sizes": {name: shape(row) for name, row in sizes.items()},
         "devices": {row.name: asdict(row) for row in devices},
         "links": {row["name"]: row for row in links},
         "aliases": ALIASES,
@@ -78,29 +86,68 @@ def tables(calibration: Calibration) -> dict:
             "gib": cost.GIB,
             "small": SMALL,
             "large": LARGE,
+            "routing": ROUTING,
             "reserved": cost.RESERVED,
             "context": cost.CONTEXT,
             "step": STEP,
         },
-        "orders": {n: {wiring: packed(order(wiring, n)) for wiring in wirings(n)} for n in layers},
+        "wirings": WIRINGS,
+        "shapes": {"families": FAMILIES, "most": MOST, "experts": EXPERTS, "uncounted": UNCOUNTED},
+        "one_shot": ONE_SHOT,
         "looks": looks(),
         "communication": COMMUNICATION,
     }
 
 
-def wirings(layers: int) -> list[str]:
-    """The names of WIRINGS in a model of so many layers."""
-    return [name.format(half=layers // 2, last=layers - 1) for name in WIRINGS]
+def shape(row: Size) -> dict:
+    """All of a size that costs something."""
+    of = {key: value for key, value in asdict(row).items() if key not in FREE}
+    return of | {"head": row.head, "parameters": row.parameters}
 
 
-def packed(letters: str) -> str:
-    """``clclclcl`` -> ``(cl)4``; the rest stands as it is."""
-    return re.sub(r"(.{1,16}?)\1{2,}", lambda found: f"({found[1]}){len(found[0]) // len(found[1])}", letters)
+def table1(points: list[dict], measured: Path) -> list[dict]:
+    """The rows of the paper's Table 1: what is published, what the authors' logs have at the same point, what was
+    measured here at that model's widths. Where a prediction is not comparable, ``reason`` says why."""
+    places = ("model", "tp", "batch", "link")
+    logs = {(*(row[key] for key in places), row["wiring"]): row for row in points if "Table" not in row["set"]}
+    found = []
+    for row in points:
+        if row["set"] != "Table 1" or row["wiring"] != "ladder":
+            continue
+        at = {key: row[key] for key in (*places, "prompt", "new_tokens", "hardware", "implementation")}
+        both = [logs.get((*(row[key] for key in places), wiring), {}).get("tokens_per_s") for wiring in PAIR]
+        log = both[1] / both[0] if all(both) else None
+        found.append({"at": at, "published": row["speedup"], "log": log, "reason": row["reason"]})
+    return [row | {"here": here(row["at"]["model"], measured)} for row in found]
+
+
+def here(model: str, measured: Path) -> dict | None:
+    """What real ranks at the widths of ``model`` measured in ``measured``: ladder's speed-up, and where."""
+    for path in sorted(measured.rglob("network-*.json")):
+        for row in read_json(path)["rows"]:
+            key = tuple(row.get(name) for name in ("metric", "wiring", "origin", "phase"))
+            if key == ("speedup", "ladder", "measured", "both") and row["model"].startswith(f"{model}-"):
+                return {name: row[name] for name in ("value", "low", "high", "model", "tp", "link")}
+    return None
+
+
+def conversions(published: Path) -> list[dict]:
+    """What retraining with the last layers as ladder cost a published model: its layers, and points of the average."""
+    rows = [row for _, row in read_csv(published / "table4_adaptation.csv", ("model", "architecture", "metric"))]
+    rows = [row for row in rows if row["metric"] == "Average" and row["version"].startswith("A:")]
+    before = next(row for row in rows if row["architecture"] == "standard")
+    found = []
+    for row in rows:
+        if last := re.search(r"(\d+)L-retrained", row["model"]):
+            loss = round(float(before["value"]) - float(row["value"]), 2)
+            of = SIZES["llama-3.1-8b"].layers
+            found.append({"model": before["model"], "converted": int(last[1]), "layers": of, "loss": loss})
+    return found
 
 
 def looks() -> dict[str, dict]:
     """Label, colour and dashes of each wiring; the hybrid, whose name depends on the model, is called ``ladder@``."""
-    found = {re.sub("@.*", "@", name): asdict(look(name)) for name in wirings(4)}
+    known = {name: asdict(look(name)) for name in WIRINGS if name != "ladder@"}
     colour, _, dashes = HYBRIDS[0]
-    found["ladder@"] |= {"label": "ladder, last half", "colour": colour, "dashes": dashes}
-    return found
+    known["ladder@"] = known["ladder"] | {"label": "ladder, last layers", "colour": colour, "dashes": dashes}
+    return known

@@ -4,13 +4,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ladder import cost, schedule
-from ladder.model.sizes import Size, of_config, size
+from ladder.model.sizes import size
 from ladder.simulate.calibration import ASSUMED, Calibration, find_device, find_link, protocols
 from ladder.simulate.implementation import implementation
 from ladder.simulate.seconds import slowdown, work
@@ -33,10 +32,7 @@ class Scenario(NamedTuple):
     implementation: str = "published"
 
 
-@cache
-def shape_of(model: str) -> Size:
-    """The row of the table of sizes, or what a config.json (or a directory with one) describes. Raises UserError."""
-    return of_config(model) if model.endswith(".json") or Path(model).is_dir() else size(model)
+shape_of = cache(size)  # a file is read once
 
 
 @dataclass
@@ -145,7 +141,7 @@ def seconds(points: Sequence[Scenario], prm: dict, calibration: Calibration) -> 
             nbytes = at["batch"] * (at["prompt"] if prefill else 1) * shape.hidden * code.dtype_bytes
             reduce = np.minimum(link[0] + nbytes * link[1], link[2] + nbytes * link[3])
             slow = slowdown(prm, nbytes)
-            took = schedule.seconds(order, (done.attention, done.mlp), reduce, slow, in_flight) + done.rest
+            took = schedule.seconds(order, done.modules, reduce, slow, in_flight) + done.rest
             out[row][:, members] = took
         out[2][:, members] = (at["new_tokens"] - code.steps_less) * out[1][:, members]
     return out[0], out[1], out[2]
@@ -187,12 +183,12 @@ def _memory(points: Sequence[Scenario], calibration: Calibration) -> tuple[np.nd
     return need, np.array([find_device(point.hardware, calibration).memory_bytes for point in points])
 
 
-def parts(point: Scenario, calibration: Calibration) -> tuple[float, float, float, float]:
-    """Seconds of an attention module, an MLP module and an all-reduce of a decode step, and the slowdown beside it."""
+def parts(point: Scenario, calibration: Calibration) -> tuple[list[float], float, float]:
+    """Seconds of the modules and of an all-reduce of a decode step, and the slowdown beside it."""
     prm = {**calibration.parameters, **dict.fromkeys(ASSUMED, 1.0)}
     shape, at = shape_of(point.model), {key: np.array([float(getattr(point, key))]) for key in SHAPE}
     done = work(shape, implementation(point.implementation), _device([point], prm, calibration), prm, at, False)
     nbytes = point.batch * shape.hidden * implementation(point.implementation).dtype_bytes
-    found = protocols(find_link(point.link, calibration), point.tp, prm)
-    reduce = min(start + nbytes * each for start, each in found)
-    return float(done.attention[0]), float(done.mlp[0]), float(reduce), float(slowdown(prm, nbytes))
+    costs = protocols(find_link(point.link, calibration), point.tp, prm)
+    reduce = min(start + nbytes * each for start, each in costs)
+    return [float(module[0]) for module in done.modules], float(reduce), float(slowdown(prm, nbytes))

@@ -41,7 +41,8 @@ def check(point: Scenario, calibration: Calibration | None) -> Scenario:
 def check_degree(shape: Size, tp: int, model: str) -> None:
     """Refuse a degree at which ranks would not hold equal parts. Where there are more ranks than KV heads, several
     ranks hold the same one (the costs count a rank's heads rounded up to one)."""
-    for what, count in (("attention heads", shape.heads), ("KV heads", shape.kv_heads), ("MLP", shape.intermediate)):
+    widths = [("MLP", width) for width in shape.widths]
+    for what, count in (("attention heads", shape.heads), ("KV heads", shape.kv_heads), *widths):
         if count % tp and not (what == "KV heads" and tp % count == 0):
             raise UserError(f"tp = {tp} does not divide the {count} {what} of {model}; choose a degree that does")
 

@@ -9,9 +9,9 @@ implementation), to which the predictions are added:
 
     ladder simulate --points points.csv --out out.csv
 
-Models are rows of ladder/model/sizes.py or a config.json (or its directory), hardware of ladder/devices.py; a link is
-one that was calibrated (nvlink, nvlink-p2p-off, ib-ndr-2node), a row of ladder/links.py, a .json file of `ladder bench
-link`, or typed: 24us+370GB/s.
+Models are rows of ladder/model/sizes.py or configs.json, or a config.json (or its directory); hardware is of
+ladder/devices.py; a link is one that was calibrated (nvlink, nvlink-p2p-off, ib-ndr-2node), a row of ladder/links.py, a
+.json file of `ladder bench link`, or typed: 24us+370GB/s.
 Parameters come from the published 70B runs on H100 (`ladder calibrate` fits others); intervals are 90 %, from the
 parameters' covariance and the residual noise. Efficiencies on other hardware are assumed to be those of the H100.
 """
@@ -200,12 +200,11 @@ def trace(path: Path, points: Sequence[Scenario], calibration: Calibration) -> N
 
     timelines = {}
     for point in points:
-        attention, mlp, reduce, slowdown = parts(point, calibration)
-        modules = (attention, mlp)
+        modules, reduce, slowdown = parts(point, calibration)
         shape = shape_of(point.model)
         flight = getattr(find_link(point.link, calibration), "in_flight", 1)
         rows = table(point.wiring, shape.layers, point.tp)
-        spans = timeline(rows, lambda n, m=modules: m[n % 2], reduce, flight, slowdown)
+        spans = timeline(rows, lambda n, m=modules: m[n % len(m)], reduce, flight, slowdown)
         per_layer = len([span for span in spans if span["lane"] == "communication"]) / shape.layers
         for span in spans:
             compute = span["lane"] == "compute"

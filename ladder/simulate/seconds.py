@@ -1,7 +1,8 @@
 """Seconds of modules, and how much an all-reduce slows them down, from shapes alone.
 
 A module takes the longer of reading its weights and multiplying, plus a fixed time for each kernel; attention adds the
-cache (decode) or the scores (prefill), and in prefill the elementwise operations add what they read and write.
+cache (decode) or the scores (prefill), and in prefill the elementwise operations add what they read and write. Experts
+are read if any token takes them, and multiply for the tokens that do.
 Everything may be an array with one element a point in its last axis; parameters may have further axes before it.
 """
 
@@ -9,18 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ladder.cost import attention_flops, part
+from ladder.cost import attention_flops, part, spanned
 from ladder.model.sizes import Size
 from ladder.simulate.implementation import Implementation
 
+ROUTING = 4  # kernels that experts take beside those of an MLP: router, choice, gathering, weighted sum; assumed
 SMALL, LARGE = 64 * 1024, 256 * 1024  # bytes of a message between which interference goes from small to large
 
 
 class Work(NamedTuple):
-    """Seconds of an attention module, an MLP module, and all that is there once a pass (head, sampling)."""
+    """Seconds of the modules, attention and MLP of each layer in turn, or of one layer where all are alike; and of all
+    that is there once a pass (head, sampling)."""
 
-    attention: np.ndarray
-    mlp: np.ndarray
+    modules: list[np.ndarray]
     rest: np.ndarray
 
 
@@ -43,24 +45,39 @@ def work(size: Size, how: Implementation, device: dict, prm: dict, at: dict, pre
         return np.maximum(weights * dtype_bytes / weights_rate, 2 * rows * weights / peak) + kernels * kernel
 
     attention = product(mine.attention, tokens, how.attention_kernels)
-    mlp = product(mine.mlp, tokens, how.mlp_kernels)
     if prefill:
         scores = how.score_passes * batch * prompt**2 * (mine.queries / mine.head_dim) * dtype_bytes / many
-        multiplied = attention_flops(mine, tokens, prompt, causal=not how.score_passes) / peak
-        # Norm and addition read and write the stream twice; rotation, expansion and gating do so with what is inside.
-        attention = attention + scores + multiplied + tokens * dtype_bytes * (4 * size.hidden + 6 * mine.queries) / many
-        mlp = mlp + tokens * dtype_bytes * (4 * size.hidden + 5 * mine.intermediate) / many
-    else:
-        length = prompt + at["new_tokens"] / (1 if how.whole_cache else 2)
+
+    def attend(window: int):
+        if prefill:
+            multiplied = attention_flops(mine, tokens, prompt, causal=not how.score_passes, window=window) / peak
+            # Norm and addition read and write the stream twice; rotation, expansion and gating what is inside.
+            return attention + scores + multiplied + tokens * dtype_bytes * (4 * size.hidden + 6 * mine.queries) / many
+        length = spanned(prompt + at["new_tokens"] / (1 if how.whole_cache else 2), window)
         if how.expands_kv:
             read = 2 * batch * length * mine.queries * dtype_bytes / (prm["kv_stream"] * memory)
         else:
             read = 2 * batch * length * mine.keys * dtype_bytes / many
-        attention = attention + np.maximum(read, attention_flops(mine, batch, length) / peak)
+        return attention + np.maximum(read, attention_flops(mine, batch, length) / peak)
+
+    def mlp(experts: bool):
+        if experts:
+            read = mine.experts_read(tokens) * mine.one_expert * dtype_bytes / weights_rate
+            took = np.maximum(read, 2 * tokens * mine.active * mine.one_expert / peak)
+            took = took + product(mine.beside_experts, tokens, how.mlp_kernels + ROUTING)
+            width = mine.active * mine.expert + mine.shared
+        else:
+            took, width = product(mine.mlp, tokens, how.mlp_kernels), mine.intermediate
+        # Norm, addition and gating, as above.
+        wide = (2 * mine.matrices - 1) * width
+        return took + tokens * dtype_bytes * (4 * size.hidden + wide) / many if prefill else took
+
+    kinds = {kind: (attend(kind[0]), mlp(kind[1])) for kind in set(mine.kinds)}
     positions = tokens if how.all_logits else batch
     rest = product(mine.head, positions, how.head_kernels)
     rest = rest + how.logit_copies * positions * mine.vocab * dtype_bytes / many
-    return Work(attention, mlp, rest if prefill else rest + prm["step_scale"] * how.step_us * 1e-6)
+    rest = rest if prefill else rest + prm["step_scale"] * how.step_us * 1e-6
+    return Work([module for kind in mine.kinds for module in kinds[kind]], rest)
 
 
 def slowdown(prm: dict, nbytes):

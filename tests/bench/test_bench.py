@@ -1,5 +1,6 @@
 """The schedule, the emulated link and the statistics, on clocks that do not depend on the machine."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,24 @@ def test_one_rank_end_to_end(tmp_path, monkeypatch):
     assert len(record["timelines"]["ladder"]) == 8
     (trace,) = tmp_path.glob("out/*.trace.json")
     assert len([e for e in read_json(trace)["traceEvents"] if e["ph"] == "X"]) > 8
+
+
+def test_a_config_json_is_timed_where_the_decode_path_runs_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = {"model_type": "mistral", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
+    config |= {"num_key_value_heads": 2, "head_dim": 24, "intermediate_size": 96, "vocab_size": 128}
+    words = "--size mine/config.json --prompt 4 --new-tokens 4 --prefills 2 --tp 2 --emulate --rho 0.8"
+    path = Path("mine/config.json")
+    path.parent.mkdir()
+    path.write_text(json.dumps(config))
+    (record,) = bench(f"{words} --wirings standard upper_bound").values()
+    assert record["rows"][0]["model"] == "mine"
+    for change in ({"model_type": "qwen3"}, {"sliding_window": 77}):
+        path.write_text(json.dumps(config | change))
+        assert main(["bench", *words.split(), "--out", "other"]) == 1
+        told = capsys.readouterr().err
+        assert str(path) in told
+        assert str(*change.values()) in told
 
 
 def test_a_grid_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):

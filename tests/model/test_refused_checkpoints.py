@@ -14,7 +14,7 @@ from ladder.errors import UserError
 from ladder.files import write_json
 from ladder.model.checkpoint import load
 from ladder.model.opened import Checkpoint
-from ladder.model.sizes import of_config
+from ladder.model.shapes import of_config
 from ladder.reading import read_json
 
 

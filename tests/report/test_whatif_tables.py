@@ -3,22 +3,23 @@
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from ladder.cli import main
 from ladder.devices import DEVICES
 from ladder.links import ALIASES, LINKS
-from ladder.model.sizes import SIZES
-from ladder.report.whatif import packed, tables, wirings
+from ladder.model.shapes import FAMILIES, of_content, published
+from ladder.report.whatif import WIRINGS, rows_of, shape, table1, tables
 from ladder.schedule import order
 from ladder.simulate.calibration import load
 from ladder.simulate.model import Scenario, interval, predict
 
-SCRIPT = "site/assets/js/simulate.js"
+SCRIPTS = [f"site/assets/js/{name}.js" for name in ("schedule", "simulate", "shapes")]
+CONFIGS = json.loads(Path("ladder/model/configs.json").read_text(encoding="utf-8"))
 # Points to predictions, in JavaScript.
 PREDICT = """({tables, points}) => {
   const {predict} = simulator(tables);
@@ -46,6 +47,15 @@ def run(source: str, function: str, argument):
         return json.loads(found)
 
 
+def source(request) -> str:
+    return "".join((request.config.rootpath / script).read_text(encoding="utf-8") for script in SCRIPTS)
+
+
+def wirings(layers: int) -> list[str]:
+    first = layers - max(1, layers // 3)
+    return [f"ladder@{first}-{layers - 1}" if name == "ladder@" else name for name in WIRINGS]
+
+
 def points(content: dict, count: int) -> list[Scenario]:
     """Random points over everything that the page offers."""
     draw = random.Random(5)
@@ -57,7 +67,7 @@ def points(content: dict, count: int) -> list[Scenario]:
         found.append(
             Scenario(
                 model,
-                draw.choice(wirings(SIZES[model].layers)),
+                draw.choice(wirings(content["sizes"][model]["layers"])),
                 draw.choice([1, 2, 3, 4, 8, 12, 16, 32, 64]),
                 draw.choice([1, 2, 7, 16, 64, 256]),
                 draw.choice([1, 100, 1024, 8192]),
@@ -73,9 +83,9 @@ def points(content: dict, count: int) -> list[Scenario]:
 def test_the_browser_computes_what_the_package_computes(request):
     calibration = load()
     content = json.loads(json.dumps(tables(calibration)))
-    asked = points(content, 300)
+    asked = points(content, 400)
     given = {"tables": content, "points": [point._asdict() for point in asked]}
-    theirs = run((request.config.rootpath / SCRIPT).read_text(encoding="utf-8"), PREDICT, given)
+    theirs = run(source(request), PREDICT, given)
     ours = predict(asked, calibration, intervals=True)
     intervals = {what: interval(ours, what, calibration) for what in ("tokens_per_s", "speedup")}
     for n, (point, found) in enumerate(zip(asked, theirs, strict=True)):
@@ -89,12 +99,75 @@ def test_the_browser_computes_what_the_package_computes(request):
     assert {found["fits"] for found in theirs} == {True, False}
 
 
-@pytest.mark.parametrize("layers", [16, 126])
-def test_packed_orders_say_the_same(layers):
-    for wiring in wirings(layers):
-        text = packed(order(wiring, layers))
-        assert len(text) < 40
-        assert re.sub(r"\((\w+)\)(\d+)", lambda found: found[1] * int(found[2]), text) == order(wiring, layers)
+def test_the_browser_has_the_orders_of_the_package(request):
+    asked = [(wiring, layers) for layers in (2, 16, 17, 126) for wiring in wirings(layers)]
+    given = {"tables": tables(load()), "asked": asked}
+    function = "({tables, asked}) => asked.map(([wiring, layers]) => simulator(tables).order(wiring, layers))"
+    assert run(source(request), function, given) == [order(wiring, layers) for wiring, layers in asked]
+
+
+# A config.json, or what is typed, to a row of the table of sizes, or what is wrong with it.
+READ = """({tables, texts}) => {
+  const {parsed, size} = shapes(tables.shapes);
+  return texts.map((text) => { try { return size(parsed(text)); } catch (error) { return error.message; } });
+}"""
+
+
+def test_the_browser_reads_the_shapes_that_the_package_reads(request):
+    plain = {"num_hidden_layers": 6, "hidden_size": 96, "num_attention_heads": 6, "intermediate_size": 160}
+    plain |= {"vocab_size": 999, "num_key_value_heads": 2}
+    odd = {"sliding_window": 64, "use_bias": True, "attention_bias": True, "mlp_bias": True}
+    routed = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 2}
+    routed |= {"shared_expert_intermediate_size": 64, "first_k_dense_replace": 1, "n_shared_experts": 1}
+    configs = [*CONFIGS.values()]
+    for name in FAMILIES:
+        configs += [plain | {"model_type": name}, plain | odd | {"model_type": name}]
+        configs += [plain | routed | {"model_type": name, "head_dim": 32}]
+    given = {"tables": tables(load()), "texts": [json.dumps(config) for config in configs]}
+    for config, theirs in zip(configs, run(source(request), READ, given), strict=True):
+        ours = json.loads(json.dumps(shape(of_content(config, "here"))))
+        assert ours | theirs | {"family": None} == ours | {"family": None}, config
+        assert set(ours) - set(theirs) <= {"head_width", "parameters"}
+
+
+REFUSED = {
+    "": "paste",
+    "{": "JSON",
+    '{"model_type": "bloom"}': "bloom",
+    '{"model_type": "deepseek_v3", "kv_lora_rank": 512}': "kv_lora_rank",
+    "layers 64, breadth 4": "breadth",
+    "layers 2, hidden 64, heads 4, vocab 100": "intermediate_size",
+    "layers 2.5, hidden 64, heads 4, intermediate 128, vocab 100": "num_hidden_layers",
+    "layers 2, hidden 65, heads 4, intermediate 128, vocab 100": "num_attention_heads",
+    "layers 2, hidden 64, heads 4, intermediate 128, vocab 100, experts 8": "num_experts_per_tok",
+}
+
+
+def test_what_is_no_shape_is_refused_by_name(request):
+    said = run(source(request), READ, {"tables": tables(load()), "texts": [*REFUSED]})
+    assert [words for words, word in zip(said, REFUSED.values(), strict=True) if word not in words] == []
+    typed = "layers: 64, hidden 5120, heads=64 kv_heads 8 head_dim 128 intermediate 25600 vocab 151936"
+    (row,) = run(source(request), READ, {"tables": tables(load()), "texts": [typed]})
+    assert (row["layers"], row["head"], row["kv_heads"]) == (64, 128, 8)
+    assert row["layers"] == published()["qwen3-32b"].layers
+
+
+def test_links_of_a_device_are_known():
+    known = {*LINKS, *load().links}
+    assert {name for row in DEVICES.values() for name in row.links} <= known
+    assert all(row.links for row in DEVICES.values())
+    assert not [name for name in ("l40s", "rtx-4090") if any("nvlink" in link for link in DEVICES[name].links)]
+
+
+def test_table_1_has_the_published_the_logged_and_the_measured(request):
+    rows = table1(rows_of(Path("reports/published")), Path("reports/measured"))
+    places = [(row["at"]["model"], row["at"]["link"]) for row in rows]
+    assert len(rows) == len(set(places)) == 12
+    of = dict(zip(places, rows, strict=True))
+    assert of["llama-3-8b", "nvlink"]["log"] == pytest.approx(of["llama-3-8b", "nvlink"]["published"], rel=0.01)
+    assert of["paper-1b", "nvlink"]["here"]["value"] > 1
+    assert of["llama-3-70b", "nvlink"]["here"] is None
+    assert of["codellama-34b", "nvlink"]["reason"]
 
 
 def test_a_page_gets_an_element(tmp_path, capsys):
@@ -103,7 +176,7 @@ def test_a_page_gets_an_element(tmp_path, capsys):
     text = out.read_text(encoding="utf-8")
     assert text.startswith('<script type="application/json" id="whatif-data">{')
     assert text.count("</") == 1
-    assert len(text) < 100_000
+    assert len(text) < 120_000
     assert "whatif.html: " in capsys.readouterr().out
     assert main(["simulate", "page", "--out", str(tmp_path / "whatif.json")]) == 0
     whole = json.loads((tmp_path / "whatif.json").read_text(encoding="utf-8"))

@@ -184,15 +184,15 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path):
 
 
 def test_a_model_of_ones_own(tmp_path):
-    """A config.json of the same shape is the same model; what is no Llama is refused by name."""
+    """A config.json of the same shape is the same model; what cannot be counted is refused by name."""
     path = tmp_path / "config.json"
     config = size("llama-3-70b").config()
     path.write_text(json.dumps(config))
     assert tokens([BASE._replace(model=str(path))]) == pytest.approx(tokens([BASE]))
     for change, words in (
-        ({"hidden_size": None}, "not the config.json of a Llama"),
-        ({"num_local_experts": 8}, "num_local_experts = 8"),
-        ({"head_dim": 256}, "heads of 256"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"num_local_experts": 8}, "num_experts_per_tok"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4}"),
     ):
         other = tmp_path / f"{len(words)}.json"
         other.write_text(json.dumps(config | change))

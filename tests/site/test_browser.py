@@ -1,9 +1,14 @@
 """What a person sees: looked at with Chromium, wide and narrow, light and dark."""
 
 import csv
+import gzip
 import itertools
+import os
 import re
-from urllib.parse import urlsplit
+import shutil
+import subprocess
+import sys
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -21,8 +26,8 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["trust", "whatif", "scale", "families", "log"]
-# at least so many charts, or drawings of wirings
+PAGES += ["trust", "whatif", "scale", "families", "log", "changelog", "api"]
+# at least so many drawings
 FIGURES = {
     "index": 2,
     "trust": 1,
@@ -213,6 +218,137 @@ def test_wide_tables_scroll_in_their_own_frame_and_by_keyboard(page, address):
     assert frame.evaluate("e => e.scrollWidth > e.clientWidth")
     frame.focus()
     assert frame.evaluate("e => e === document.activeElement")
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("page", ["wide", "dark"], indirect=True)
+def test_no_serious_barrier(page, address, name):
+    """Axe: contrast, names, roles, order of headings."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.goto(f"{address}{name}.html")
+    violations = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    serious = [
+        (rule["id"], [node["html"][:150] for node in rule["nodes"]][:3])
+        for rule in violations
+        if rule["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+def test_home_is_light(page, address):
+    """In bytes as hosts send them, compressed; the index of the search is among them."""
+    sizes = {}
+    page.on("response", lambda response: sizes.update({response.url: len(gzip.compress(response.body()))}))
+    page.goto(f"{address}index.html", wait_until="networkidle")
+    assert 50_000 < sum(sizes.values()) < 400_000
+    assert not [url for url in sizes if "katex" in url or "simulate" in url]
+
+
+def test_tabs_stay_and_pages_have_neighbours_and_contents(page, address):
+    page.goto(f"{address}quality.html")
+    tabs = page.locator(".md-tabs__link:visible")
+    assert tabs.all_inner_texts() == ["Home", "What if", "Results", "Claims", "Trust", "Use"]
+    page.mouse.wheel(0, 4000)
+    page.wait_for_timeout(300)
+    assert 0 <= tabs.first.bounding_box()["y"] < 120
+    assert page.locator(".md-sidebar--primary .md-nav__link[href^='#']:visible").count() >= 3
+    assert page.locator(".md-footer__link--prev").get_attribute("href") == "scale.html"
+    assert page.locator(".md-footer__link--next").get_attribute("href") == "sensitivity.html"
+    footer = page.locator("footer")
+    for name in ("Log", "Changelog", "API"):
+        assert footer.get_by_role("link", name=name, exact=True).count() == 1
+
+
+def test_search_finds_a_device_and_a_table(page, address):
+    page.goto(f"{address}index.html", wait_until="networkidle")
+    asked = {"share of communication hidden": "#table-overlap", "RTX 4090": "#hardware=rtx-4090"}
+    for words, place in asked.items():
+        page.locator(".md-search__input").click()
+        page.locator(".md-search__input").fill("")
+        page.locator(".md-search__input").press_sequentially(words)
+        found = page.locator(f".md-search-result__link[href*='{place}']").first
+        found.wait_for()
+    found.click()
+    page.locator(".card").first.wait_for()
+    assert page.get_by_label("GPU", exact=True).input_value() == "rtx-4090"
+
+
+def test_a_wrong_address_leads_on(page, address):
+    page.goto(f"{address}deep/below/nothing.html")
+    page.get_by_role("link", name="Quality").click()
+    assert page.url == f"{address}quality.html"
+
+
+def test_paper_has_whole_tables(page, address):
+    """The longest and the widest table of each page: every row and column on the sheet."""
+    page.set_viewport_size({"width": 720, "height": 1000})  # of A4 less its margins
+    page.emulate_media(media="print")
+    for name in PAGES:
+        page.goto(f"{address}{name}.html")
+        cut = page.locator(".results .scroll:visible").evaluate_all(
+            "all => all.filter(e => e.scrollHeight > e.clientHeight + 1 && getComputedStyle(e).overflowY !== 'visible')"
+            ".map(e => e.getAttribute('aria-labelledby'))"
+        )
+        assert cut == [], name
+        wide = page.locator(".results table:visible").evaluate_all(
+            "all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.closest('[id]').id)"
+        )
+        assert wide == [], name
+
+
+def test_runs_lead_to_mlflow_only_at_home(page, address):
+    page.goto(f"{address}reproduce.html")
+    runs = page.locator("a.run")
+    assert runs.count() > 3
+    assert re.fullmatch(r"http://127\.0\.0\.1:5000/#/runs/\w{32}", runs.first.get_attribute("href"))
+
+
+@pytest.mark.slow
+def test_a_published_site_works_below_a_path_and_has_no_dead_link(page, project, served, tmp_path):
+    """`mkdocs gh-deploy` into a bare repository; its tree, served below /ladder/; every link of every page."""
+
+    def git(*words, cwd=None):
+        subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True)
+
+    work, bare = tmp_path / "work", tmp_path / "bare.git"
+    shutil.copytree(project, work, symlinks=True)
+    git("init", "--bare", "-q", str(bare))
+    git("init", "-q", cwd=work)
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a", cwd=work)
+    git("remote", "add", "origin", str(bare), cwd=work)
+    environment = os.environ | {"SITE_URL": "https://someone.example/ladder/", "NO_MKDOCS_2_WARNING": "1"}
+    environment |= {f"GIT_{who}_{key}": "a@b" for who in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
+    command = [sys.executable, "-m", "mkdocs", "gh-deploy", "--strict", "--no-history", "--quiet"]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    root = tmp_path / "served"
+    git("clone", "-q", "--branch", "gh-pages", str(bare), str(root / "ladder"))
+    pages = sorted((root / "ladder").glob("*.html"))
+    sitemap = (root / "ladder" / "sitemap.xml").read_text(encoding="utf-8")
+    for path in pages:
+        if path.stem != "404":
+            assert f"https://someone.example/ladder/{path.name.replace('index.html', '')}" in sitemap
+    with served(root) as address:
+        broken = []
+        for path in pages:
+            page.goto(f"{address}ladder/{path.name}")
+            links = page.locator("a[href], link[rel=stylesheet], script[src]").evaluate_all(
+                "all => all.map(e => e.href || e.src)"
+            )
+            for link in {link for link in links if link.startswith(address)}:
+                target, _, anchor = link.partition("#")
+                file = root / unquote(urlsplit(target).path.lstrip("/"))
+                file = file / "index.html" if file.is_dir() else file
+                ids = "" if not file.is_file() or file.suffix != ".html" else file.read_text(encoding="utf-8")
+                known = not anchor or "=" in anchor or path.stem == "whatif" or f'id="{unquote(anchor)}"' in ids
+                if not file.is_file() or not known:
+                    broken.append((path.name, link))
+        assert broken == []
+        assert not [words for words in page.complaints if "404" not in words]
+        page.goto(f"{address}ladder/no/such/page")
+        page.get_by_role("link", name="Scale").click()
+        assert page.url == f"{address}ladder/scale.html"
 
 
 def test_the_first_stop_of_the_keyboard_is_the_skip_link(page, address):

@@ -1,9 +1,12 @@
 """The site builds strictly, is whole, and refuses to be built from missing reports."""
 
+import json
 import re
 import shutil
 
 import pytest
+
+import ladder
 
 PAGES = [
     "index",
@@ -17,7 +20,7 @@ PAGES = [
     "claims",
     "reproduce",
 ]
-PAGES += ["trust", "whatif", "scale", "families", "log"]
+PAGES += ["trust", "whatif", "scale", "families", "log", "api"]
 
 
 @pytest.mark.slow
@@ -32,6 +35,51 @@ def test_every_page_and_every_download_is_there(built):
 
 def test_the_page_for_a_wrong_address_works_below_any_path(built):
     assert re.findall(r'(?:href|src)="/', (built / "404.html").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.slow
+def test_search_knows_figures_tables_tasks_models_and_devices(built):
+    index = json.loads((built / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    places = {row["location"]: row for row in index}
+    assert {"speed.html#table-overlap", "speed.html#figure-speed-by-model-size"} <= set(places)
+    assert "whatif.html#hardware=rtx-4090" in places
+    assert "whatif.html#model=qwen3-32b" in places
+    assert "whatif.html#link=pcie4-host-staged" in places
+    assert "noise floor" in places["quality.html#table-pretraining-table"]["text"].lower()
+    assert len(places) == len(index)
+    for place in places:
+        page, _, anchor = place.partition("#")
+        if anchor and "=" not in anchor:
+            assert f'id="{anchor}"' in (built / page).read_text(encoding="utf-8"), place
+
+
+@pytest.mark.slow
+def test_a_page_loads_what_it_uses(built):
+    for page in PAGES:
+        text = (built / f"{page}.html").read_text(encoding="utf-8")
+        assert ("katex" in text) == ('class="arithmatex"' in text), page
+        assert ("simulate.js" in text) == (page == "whatif"), page
+
+
+@pytest.mark.slow
+def test_the_api_page_has_the_public_names(built):
+    text = (built / "api.html").read_text(encoding="utf-8")
+    assert [name for name in ladder.__all__ if f".{name}" not in text] == []
+    assert ":class:" not in text
+    assert ":func:" not in text
+
+
+@pytest.mark.slow
+def test_a_run_has_an_address_on_the_site(built):
+    runs = [
+        (page, run)
+        for page in PAGES
+        for run in re.findall(r'class="run"[^>]* href="([^"]+)"', (built / f"{page}.html").read_text(encoding="utf-8"))
+    ]
+    ids = set(re.findall(r'id="(run-\w+)"', (built / "reproduce.html").read_text(encoding="utf-8")))
+    assert runs
+    assert {href.partition("#")[2] for _, href in runs} <= ids
+    assert not [page for page in PAGES if 'href="http://127' in (built / f"{page}.html").read_text(encoding="utf-8")]
 
 
 @pytest.mark.slow

@@ -78,7 +78,11 @@ rule study:
 rule whatif:
     """The tables of the what-if page, which computes in the browser."""
     input:
-        f"{S}/calibration.json",
+        PUBLISHED,
+        measured=sorted(
+            str(path) for path in Path("reports/measured").rglob("network-*.json")
+        ),
+        calibration=f"{S}/calibration.json",
     output:
         "reports/whatif.html",
     log:
@@ -86,4 +90,5 @@ rule whatif:
     conda:
         "../../envs/pipeline.yaml"
     shell:
-        "ladder simulate page --calibration {input:q} --out {output:q} 2> {log:q}"
+        "ladder simulate page --calibration {input.calibration:q} --published reports/published "
+        "--measured reports/measured --out {output:q} 2> {log:q}"

@@ -1,83 +1,69 @@
-// The simulator's equations: ladder/{schedule,cost}.py and ladder/simulate/{seconds,calibration,model}.py, part by part,
-// for one point at a time, in seconds and bytes. `tables` is what `ladder simulate page` writes. Nothing here knows the
-// page; a test compares the results with Python's.
+// The simulator's equations: ladder/cost.py and ladder/simulate/{seconds,calibration,model}.py, part by part, for one
+// point at a time, in seconds and bytes; schedule.py is in schedule.js. `tables` is what `ladder simulate page` writes.
+// Nothing here knows the page; a test compares the results with Python's.
 function simulator(tables) {
   const { sizes, devices, links, aliases, implementations, calibration, assumed, constants } = tables;
   const TYPED = /^(-?[\d.]+(?:e-?\d+)?)us\+(-?[\d.]+(?:e\d+)?)GB\/s(?:x(\d+))?$/;
 
-  // ---- schedule.py
-
-  const unpacked = new Map();
-
-  // "(cl)3w" -> "clclclw": c a module computes, l an all-reduce is launched, w the oldest one is waited for.
-  function order(wiring, layers) {
-    const text = tables.orders[layers][wiring];
-    if (!unpacked.has(text)) {
-      unpacked.set(text, text.replace(/\((\w+)\)(\d+)/g, (_, part, times) => part.repeat(Number(times))));
-    }
-    return unpacked.get(text);
-  }
-
-  // Seconds of one pass; `spans` gets the timeline.
-  function schedule(letters, modules, reduce, slowdown, inFlight = 1, spans = null) {
-    const lanes = new Array(inFlight).fill(0);
-    const landed = [];
-    let now = 0;
-    let module = 0;
-    let wait = 0;
-    for (const letter of letters) {
-      if (letter === "c") {
-        const start = now;
-        const work = modules[module % modules.length];
-        const beside = Math.max(Math.max(...lanes) - now, 0);
-        now += work + slowdown * Math.min(work, beside / (1 + slowdown));
-        if (spans) spans.push({ lane: "compute", index: module, start, end: now });
-        module += 1;
-      } else if (letter === "l") {
-        const lane = landed.length % inFlight;
-        const start = Math.max(now, lanes[lane]);
-        lanes[lane] = start + reduce;
-        if (spans) spans.push({ lane: "communication", index: landed.length, start, end: lanes[lane] });
-        landed.push(lanes[lane]);
-      } else {
-        now = Math.max(now, landed[wait]);
-        wait += 1;
-      }
-    }
-    return now;
-  }
+  const { order, schedule } = schedules();
 
   // ---- cost.py
 
-  // Widths of the fullest rank.
+  // Of `length` positions, those that a layer with this window attends to.
+  const spanned = (length, window) => (window ? Math.min(length, window) : length);
+
+  // Widths of the fullest rank, the weights of one layer, and each layer's [window, whether it has experts].
   function rank(size, tp, how) {
-    const head = Math.floor(size.hidden / size.heads);
+    const share = (count) => Math.ceil(count / tp);
+    const { hidden, head } = size;
+    const [queries, keys] = [share(size.heads) * head, share(size.kv_heads) * head];
+    const [intermediate, expert, shared] = ["intermediate", "expert_intermediate", "shared_intermediate"].map((key) =>
+      share(size[key]),
+    );
+    const matrices = size.gated ? 3 : 2;
+    const qkNorm = { "": 0, head: 2 * head, full: queries + keys }[size.qk_norm];
     return {
-      queries: Math.ceil(size.heads / tp) * head,
-      keys: Math.ceil(size.kv_heads / tp) * head,
-      intermediate: Math.ceil(size.intermediate / tp),
-      vocab: how.sharded_head ? Math.ceil(size.vocab / tp) : size.vocab,
+      queries,
+      keys,
+      matrices,
+      intermediate,
+      activeWidth: size.active * expert + shared,
+      vocab: how.sharded_head ? share(size.vocab) : size.vocab,
+      attention:
+        2 * hidden * (queries + keys) + size.qkv_bias * (queries + 2 * keys) + size.output_bias * hidden + qkNorm,
+      mlp: matrices * hidden * intermediate + size.mlp_bias * ((matrices - 1) * intermediate + hidden),
+      expert: matrices * hidden * expert,
+      besideExperts: hidden * (size.router + matrices * shared),
+      kinds: Array.from({ length: size.layers }, (_, n) => [
+        size.windows.length ? size.windows[n % size.windows.length] : 0,
+        size.routed.length ? size.routed[n % size.routed.length] : size.experts > 0,
+      ]),
     };
   }
 
   // Bytes that one rank needs at most.
   function memory(size, how, at) {
+    const { hidden, head } = size;
     const mine = rank(size, at.tp, how);
-    const layer = 2 * size.hidden * (mine.queries + mine.keys) + 3 * size.hidden * mine.intermediate + 2 * size.hidden;
-    const ends = mine.vocab * size.hidden * (size.tied ? 1 : 2) + size.hidden;
-    const cache = 2 * size.layers * mine.keys * at.batch * (at.prompt + at.new_tokens);
     const tokens = at.batch * at.prompt;
-    const heads = mine.queries / Math.floor(size.hidden / size.heads);
-    const scores = how.score_passes ? 2 * at.prompt * heads : 0;
-    const layers = tokens * (4 * size.hidden + Math.max(6 * mine.queries + scores, 5 * mine.intermediate));
+    let numbers =
+      mine.vocab * hidden * (size.tied ? 1 : 2) + size.norm_weights * hidden * (size.layer_norms * size.layers + 1);
+    let width = 0;
+    for (const [window, experts] of mine.kinds) {
+      numbers += mine.attention + (experts ? size.experts * mine.expert + mine.besideExperts : mine.mlp);
+      numbers += 2 * mine.keys * at.batch * spanned(at.prompt + at.new_tokens, window);
+      width = Math.max(width, experts ? mine.activeWidth : mine.intermediate);
+    }
+    const scores = how.score_passes ? (2 * at.prompt * mine.queries) / head : 0;
+    const layers = tokens * (4 * hidden + Math.max(6 * mine.queries + scores, (2 * mine.matrices - 1) * width));
     const rows = how.all_logits ? tokens : at.batch;
-    const logits = how.logit_copies * rows * mine.vocab + 2 * tokens * size.hidden;
-    return how.dtype_bytes * (size.layers * layer + ends + cache + Math.max(layers, logits)) + constants.reserved;
+    const logits = how.logit_copies * rows * mine.vocab + 2 * tokens * hidden;
+    return how.dtype_bytes * (numbers + Math.max(layers, logits)) + constants.reserved;
   }
 
   // ---- simulate/seconds.py
 
-  // Seconds of an attention module, of an MLP, and of what is there once a pass.
+  // Seconds of the modules of all layers in turn, and of what is there once a pass.
   function work(size, how, device, prm, at, prefill) {
     const { batch, prompt } = at;
     const bytes = how.dtype_bytes;
@@ -90,25 +76,36 @@ function simulator(tables) {
     const product = (weights, rows, kernels) =>
       Math.max((weights * bytes) / weightsRate, (2 * rows * weights) / peak) + kernels * kernel;
 
-    let attention = product(size.hidden * 2 * (mine.queries + mine.keys), tokens, how.attention_kernels);
-    let mlp = product(3 * size.hidden * mine.intermediate, tokens, how.mlp_kernels);
-    if (prefill) {
-      const heads = mine.queries / Math.floor(size.hidden / size.heads);
-      attention += (how.score_passes * batch * prompt ** 2 * heads * bytes) / many;
-      attention += ((how.score_passes ? 4 : 2) * batch * prompt ** 2 * mine.queries) / peak;
-      attention += (tokens * bytes * (4 * size.hidden + 6 * mine.queries)) / many;
-      mlp += (tokens * bytes * (4 * size.hidden + 5 * mine.intermediate)) / many;
-    } else {
-      const length = prompt + at.new_tokens / (how.whole_cache ? 1 : 2);
+    const attend = (window) => {
+      const attention = product(mine.attention, tokens, how.attention_kernels);
+      if (prefill) {
+        const scores = (how.score_passes * batch * prompt ** 2 * (mine.queries / size.head) * bytes) / many;
+        const seen = spanned(prompt, window);
+        const pairs = how.score_passes ? seen : seen - seen ** 2 / (2 * prompt);
+        const multiplied = (4 * tokens * pairs * mine.queries) / peak;
+        return attention + scores + multiplied + (tokens * bytes * (4 * size.hidden + 6 * mine.queries)) / many;
+      }
+      const length = spanned(prompt + at.new_tokens / (how.whole_cache ? 1 : 2), window);
       const read = how.expands_kv
         ? (2 * batch * length * mine.queries * bytes) / (prm.kv_stream * device.bandwidth)
         : (2 * batch * length * mine.keys * bytes) / many;
-      attention += Math.max(read, (4 * batch * length * mine.queries) / peak);
-    }
+      return attention + Math.max(read, (4 * batch * length * mine.queries) / peak);
+    };
+    const mlp = (experts) => {
+      let seconds = 0;
+      if (experts) {
+        const read = size.experts * (1 - (1 - size.active / size.experts) ** tokens) * mine.expert * bytes;
+        seconds = Math.max(read / weightsRate, (2 * tokens * size.active * mine.expert) / peak);
+        seconds += product(mine.besideExperts, tokens, how.mlp_kernels + constants.routing);
+      } else seconds = product(mine.mlp, tokens, how.mlp_kernels);
+      const wide = (2 * mine.matrices - 1) * (experts ? mine.activeWidth : mine.intermediate);
+      return prefill ? seconds + (tokens * bytes * (4 * size.hidden + wide)) / many : seconds;
+    };
+    const modules = mine.kinds.flatMap(([window, experts]) => [attend(window), mlp(experts)]);
     const positions = how.all_logits ? tokens : batch;
     let rest = product(size.hidden * mine.vocab, positions, how.head_kernels);
     rest += (how.logit_copies * positions * mine.vocab * bytes) / many;
-    return { attention, mlp, rest: prefill ? rest : rest + prm.step_scale * how.step_us * 1e-6 };
+    return { modules, rest: prefill ? rest : rest + prm.step_scale * how.step_us * 1e-6 };
   }
 
   function slowdown(prm, nbytes) {
@@ -149,7 +146,9 @@ function simulator(tables) {
 
   // Microseconds between and beyond the known numbers of ranks, linear in their logarithm.
   function latencyUs(known, ranks) {
-    const at = Object.keys(known).map(Number).sort((a, b) => a - b);
+    const at = Object.keys(known)
+      .map(Number)
+      .sort((a, b) => a - b);
     const last = at[at.length - 1];
     if (ranks <= at[0]) return known[at[0]];
     if (ranks > last) {
@@ -193,7 +192,7 @@ function simulator(tables) {
     return { bandwidth: bandwidth * scale, flops: flops * scale };
   }
 
-  // Seconds of an attention module, an MLP, all that is once a pass, an all-reduce, and the slowdown beside it.
+  // Seconds of the modules, all that is once a pass, an all-reduce, and the slowdown beside it.
   function parts(point, prm, prefill) {
     const [size, how] = [sizes[point.model], implementations[point.implementation]];
     const done = work(size, how, scaledDevice(point, prm), prm, point, prefill);
@@ -212,7 +211,7 @@ function simulator(tables) {
       const letters = order(wiring, size.layers);
       if (!same.has(letters)) {
         const [prefill, step] = passes.map(
-          (p) => schedule(letters, [p.attention, p.mlp], p.reduce, p.slowdown, p.inFlight) + p.rest,
+          (p) => schedule(letters, p.modules, p.reduce, p.slowdown, p.inFlight) + p.rest,
         );
         same.set(letters, [prefill, step, (point.new_tokens - how.steps_less) * step]);
       }
@@ -243,8 +242,14 @@ function simulator(tables) {
       const found = { wiring, prefill, step, decode, tokens_per_s: made / own, speedup: standard / own, hidden };
       Object.assign(found, { exposed: own - silent, memory: need, fits: need + constants.context <= room, room });
       if (intervals) {
-        found.tokens_per_s_interval = interval(requests.map((row) => Math.log(made / row[n + 2])), "tokens_per_s");
-        found.speedup_interval = interval(requests.map((row) => Math.log(row[0] / row[n + 2])), "speedup");
+        found.tokens_per_s_interval = interval(
+          requests.map((row) => Math.log(made / row[n + 2])),
+          "tokens_per_s",
+        );
+        found.speedup_interval = interval(
+          requests.map((row) => Math.log(row[0] / row[n + 2])),
+          "speedup",
+        );
       }
       return found;
     });
@@ -265,7 +270,7 @@ function simulator(tables) {
     const { layers } = sizes[point.model];
     const p = parts(point, parameters, false);
     const spans = [];
-    schedule(order(wiring, layers), [p.attention, p.mlp], p.reduce, p.slowdown, p.inFlight, spans);
+    schedule(order(wiring, layers), p.modules, p.reduce, p.slowdown, p.inFlight, spans);
     const first = 2 * Math.floor(layers / 2);
     const [from, to] = [first, first + 2].map((n) => spans.find((s) => s.lane === "compute" && s.index === n).start);
     const inside = spans.filter((s) => s.end > from && s.start < to);
@@ -281,5 +286,5 @@ function simulator(tables) {
     return { latency_us: costs[0][0] * 1e6, bus_bandwidth: factor / costs[costs.length - 1][1] };
   }
 
-  return { predict, layer, findLink, linkNumbers, calibrated, degrees };
+  return { predict, layer, order, findLink, linkNumbers, calibrated, degrees };
 }

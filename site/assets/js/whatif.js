@@ -1,153 +1,132 @@
-// The what-if page: its form, its answers, and its address, which holds the whole state. The equations are in
-// simulate.js, the drawings in charts.js.
+// The what-if page: what a wiring would gain with the chosen model, GPUs and link. The form is in whatif-form.js, the
+// equations are in simulate.js, the drawings in charts.js.
 document$.subscribe(() => {
   const data = document.getElementById("whatif-data");
   const root = document.getElementById("whatif");
   if (!data || !root) return;
   const tables = JSON.parse(data.textContent);
-  const { sizes, devices, links, aliases, implementations, calibration } = tables;
-  const { predict, layer, findLink, linkNumbers, calibrated, degrees } = simulator(tables);
-  const { html, look, plain, three, times, between, bars, timeline, lines, legend, figure } = charts(tables);
+  const { sizes, links, calibration, one_shot: oneShot } = tables;
+  const simulation = simulator(tables);
+  const { predict, layer, order, findLink, degrees } = simulation;
+  const { html, look, three, times, between, bars, timeline, figure } = charts(tables);
 
-  const TYPED = "typed";
-  const BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256];
-  const LATENCIES = Array.from({ length: 25 }, (_, n) => 10 ** (n / 8)); // µs, 1 to 1000
-  const SOURCE = `calibration: ${calibration.name} (${calibration.hardware})`;
+  const { table, paper, studies, share } = whatifTables(tables, simulation);
   const gib = (bytes) => (bytes / tables.constants.gib).toFixed(1);
-  const share = (value) => (Number.isNaN(value) ? "–" : `${Math.round(100 * value)} %`.replace("-", "−"));
+  const p = (...words) => html("p", null, ...words);
+  const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
-  // ---- the form: selects have options, the others take numbers
+  // ---- which wirings
 
-  const linkWords = (name) =>
-    calibrated.includes(name) ? `calibrated at TP ${degrees(name).join(", ")}` : links[name]?.words ?? "your own numbers";
-  const modelWords = (name) =>
-    `${(sizes[name].parameters / 1e9).toPrecision(3)} billion parameters, ${sizes[name].layers} layers`;
-  const counted = { least: 1, most: 1e6, whole: true };
-  const fields = [
-    { key: "model", name: "Model", value: "llama-3-70b", options: Object.keys(sizes), words: modelWords },
-    {
-      key: "hardware",
-      name: "GPU",
-      value: calibration.hardware,
-      options: Object.keys(devices),
-      words: (name) => devices[name].words,
-    },
-    {
-      key: "link",
-      name: "Link",
-      value: calibrated.includes("nvlink") ? "nvlink" : Object.keys(links)[0],
-      options: [...new Set([...calibrated, ...Object.keys(links)]), TYPED],
-      words: linkWords,
-    },
-    { key: "latency_us", name: "Latency", unit: "µs", value: "20", least: 0, most: 1e6, typed: true },
-    { key: "bandwidth", name: "Bandwidth", unit: "GB/s", value: "400", least: 0.001, most: 1e6, typed: true },
-    { key: "tp", name: "TP", unit: "GPUs", value: "8", ...counted, most: 1024, offers: [1, 2, 4, 8, 16, 32, 64] },
-    { key: "batch", name: "Batch", value: "1", ...counted, offers: BATCHES },
-    { key: "prompt", name: "Prompt tokens", value: "1024", ...counted },
-    { key: "new_tokens", name: "New tokens", value: "512", ...counted, least: 2 },
-    {
-      key: "implementation",
-      name: "Implementation",
-      value: "published",
-      options: Object.keys(implementations),
-      words: (name) => implementations[name].words,
-    },
-  ];
-  const state = {};
-
-  // What is wrong with a text in a field; empty if nothing is.
-  function problem({ name, options, least, most, whole }, text) {
-    const said = `${name} = ${text.trim() || "nothing"}`;
-    if (options) return options.includes(text) ? "" : `${said} is not known`;
-    const value = text.trim() ? Number(text) : NaN;
-    if (value >= least && value <= most && (!whole || Number.isInteger(value))) return "";
-    return `${said} must be a ${whole ? "whole " : ""}number from ${least} to ${most}`;
+  // The layers that convert within the loss that the visitor accepts: a share of the published model's layers.
+  function converted(at) {
+    const row = form.within();
+    return row ? { ...row, here: Math.round((sizes[at.model].layers * row.converted) / row.layers) } : null;
   }
 
-  function problems() {
-    const asked = fields.filter((field) => !field.typed || state.link === TYPED);
-    return asked.map((field) => [field.key, problem(field, state[field.key])]);
+  function hybrid(at) {
+    const { layers } = sizes[at.model];
+    const part = converted(at)?.here ?? Math.floor(layers / 2);
+    return `ladder@${layers - part}-${layers - 1}`;
   }
-
-  // Names and numbers as `ladder simulate` takes them; a typed link is 24us+370GB/s.
-  function settings() {
-    const link = state.link === TYPED ? `${Number(state.latency_us)}us+${Number(state.bandwidth)}GB/s` : state.link;
-    const value = ({ key, options }) => [key, options ? state[key] : Number(state[key])];
-    return { ...Object.fromEntries(fields.filter((field) => !field.typed).map(value)), link };
-  }
-
-  // Take the state from the address; returns what could not be taken.
-  function read() {
-    const notes = [];
-    for (const { key, value } of fields) state[key] = value;
-    for (const [key, text] of new URLSearchParams(location.hash.slice(1))) {
-      const typed = key === "link" && /^(.+)us[+ ](.+)GB\/s$/.exec(text); // a + by hand is read as a space
-      const given = { [key]: Object.keys(aliases).includes(text) ? aliases[text] : text };
-      if (typed) Object.assign(given, { link: TYPED, latency_us: typed[1], bandwidth: typed[2] });
-      const meant = fields.filter((field) => field.key in given && (typed || !field.typed));
-      const [wrong] = meant.map((field) => problem(field, given[field.key])).filter(Boolean);
-      if (!meant.length) notes.push(`${key} is no setting of this page.`);
-      else if (wrong) notes.push(`${wrong}; it is ${fields.find((field) => field.key === key).value} here.`);
-      else Object.assign(state, given);
-    }
-    return notes.map((words) => `In the link that you opened: ${words}`);
-  }
-
-  const controls = new Map();
-
-  function control(field) {
-    const id = `whatif-${field.key}`;
-    const option = (value) => html("option", { value }, `${value}`);
-    const about = { id, "aria-describedby": `${id}-words ${id}-error` };
-    const range = { min: field.least, max: field.most, step: field.whole ? 1 : "any", list: `${id}-offers` };
-    const input = field.options
-      ? html("select", about, field.options.map(option))
-      : html("input", { ...about, type: "number", ...range });
-    const offers = html("datalist", { id: `${id}-offers` }, (field.offers ?? []).map(option));
-    const words = html("span", { id: `${id}-words`, class: "words" });
-    const error = html("span", { id: `${id}-error`, class: "error" });
-    input.addEventListener("input", () => change(field, input.value));
-    const label = html("label", { for: id }, field.unit ? `${field.name}, ${field.unit}` : field.name);
-    const box = html("div", { class: "field" }, label, input, offers, words, error);
-    controls.set(field.key, { field, input, box, words, error });
-    return box;
-  }
-
-  function change(field, value) {
-    if (value === TYPED && problems().every(([, wrong]) => !wrong)) {
-      // typing starts from the link that was chosen
-      const numbers = linkNumbers(settings());
-      state.latency_us = `${+numbers.latency_us.toPrecision(3)}`;
-      state.bandwidth = `${+(numbers.bus_bandwidth / 1e9).toPrecision(3)}`;
-    }
-    state[field.key] = value;
-    note.replaceChildren();
-    render();
-  }
-
-  // Show the state in the form, with what is wrong beside each field; returns what is wrong.
-  function fill() {
-    const wrong = new Map(problems());
-    for (const [key, { field, input, box, words, error }] of controls) {
-      if (input.value !== state[key]) input.value = state[key];
-      box.hidden = !wrong.has(key);
-      words.textContent = field.words ? field.words(state[key]) : "";
-      error.textContent = wrong.get(key) ?? "";
-      input.setAttribute("aria-invalid", Boolean(wrong.get(key)));
-    }
-    return [...wrong.values()].filter(Boolean);
-  }
-
-  // ---- the answers
 
   // Wirings whose order of computing and communicating is the same take the same time: one row for them.
-  function rowsOf(model) {
+  function rowsOf(at) {
     const groups = new Map();
-    for (const [wiring, order] of Object.entries(tables.orders[sizes[model].layers])) {
-      groups.set(order, [...(groups.get(order) ?? []), wiring]);
+    for (const name of tables.wirings) {
+      const wiring = name === "ladder@" ? hybrid(at) : name;
+      const letters = order(wiring, sizes[at.model].layers);
+      groups.set(letters, [...(groups.get(letters) ?? []), wiring]);
     }
     const label = (group) => group.map((wiring) => look(wiring).label).join(", ");
     return [...groups.values()].map((group) => ({ wiring: group[0], label: label(group) }));
+  }
+
+  // ---- the answer
+
+  function card(title, number, ...rest) {
+    return html(
+      "div",
+      { class: "card" },
+      html("p", { class: "title" }, title),
+      html("p", { class: "number" }, number),
+      rest,
+    );
+  }
+
+  // Three numbers: all layers, those that convert, and both against an engine.
+  function cards(at, ladder, part) {
+    const { layers } = sizes[at.model];
+    const row = converted(at);
+    const gain = (one) => times(one.speedup);
+    const range = (one) => p(`90 % interval ${between(one.speedup_interval, times)}`);
+    const shot = at.tp <= 8 && oneShot[at.link];
+    const engine = predict({ ...at, implementation: "serving", link: shot || at.link }, ["ladder", part.wiring]);
+    const loss =
+      row &&
+      `${row.model}, its last ${row.converted} of ${row.layers} layers retrained so, ` +
+        (row.loss > 0 ? `lost ${row.loss.toFixed(1)} points` : "lost nothing") +
+        " on average (published).";
+    return html(
+      "div",
+      { class: "cards" },
+      card(
+        `Ladder in all ${layers} layers`,
+        gain(ladder),
+        range(ladder),
+        p("The model must be trained this way, or long retrained."),
+      ),
+      row
+        ? card(`Ladder in the last ${row.here}`, gain(part), range(part), p(loss))
+        : card("Ladder in some layers", "none", p(`No published model was converted within ${form.loss()} points.`)),
+      card(
+        shot ? "Against an engine with a one-shot all-reduce" : "Against a serving engine",
+        row ? `${gain(engine[0])} all, ${gain(engine[1])} part` : gain(engine[0]),
+        p(
+          `90 % interval ${between(engine[0].speedup_interval, times)}`,
+          row ? ` and ${between(engine[1].speedup_interval, times)}` : "",
+        ),
+        p(
+          shot
+            ? "vLLM and others have one. Measure against this, not against NCCL."
+            : "With its kernels; this link has no one-shot all-reduce.",
+        ),
+      ),
+    );
+  }
+
+  // Fewer GPUs a replica, more replicas: what the same GPUs give in total, as the model is.
+  function replicas(at, ladder) {
+    if (at.tp === 1) return [];
+    const options = form.possible(sizes[at.model]).filter((tp) => tp < at.tp && at.tp % tp === 0);
+    const best = (of) => {
+      const all = options.map((tp) => of(tp)).filter((one) => one && one.fits && one.total > ladder.tokens_per_s);
+      return all.reduce((a, b) => (a && a.total >= b.total ? a : b), undefined);
+    };
+    const standard = (tp, batch) => {
+      const [one] = predict({ ...at, tp, batch, link: at.link }, ["standard"], false);
+      return { ...one, tp, batch, number: at.tp / tp, total: (one.tokens_per_s * at.tp) / tp };
+    };
+    const spread = best((tp) => ((at.batch * tp) % at.tp === 0 ? standard(tp, (at.batch * tp) / at.tp) : undefined));
+    const setup = (one) => `${count(one.number, "replica")} at TP ${one.tp}, unconverted`;
+    const total = (one) => `${three(one.total)} tokens/s in total instead of ${three(ladder.tokens_per_s)}`;
+    if (spread) {
+      return [
+        p(
+          html("strong", null, "TP is the wrong choice here. "),
+          `The same ${at.batch} sequences on ${setup(spread)}, give ${total(spread)}.`,
+        ),
+      ];
+    }
+    const more = best((tp) => standard(tp, at.batch));
+    if (!more) return [];
+    const slower = ladder.tokens_per_s / at.batch / (more.tokens_per_s / more.batch);
+    return [
+      p(
+        html("strong", null, "More requests than this? "),
+        `${setup(more)}, each with ${count(at.batch, "sequence")}, give ${total(more)}; `,
+        `each user then waits ${times(slower)} as long.`,
+      ),
+    ];
   }
 
   // How the numbers came about, as far as this point is not one that was measured.
@@ -163,8 +142,11 @@ document$.subscribe(() => {
       unseen(at.hardware, `it is taken to be as efficient as ${calibration.hardware}`, "device_scale");
     }
     if (link.assumed) unseen(link.name, "its all-reduce is that of the table of links", "link_scale");
+    if (sizes[at.model].experts) said.push("No run of a model with experts was used.");
     if (known.length && at.tp > Math.max(...known)) {
-      said.push(`The latency of ${link.name} is known for TP ${known.join(", ")} only; that of TP ${at.tp} is extrapolated.`);
+      said.push(
+        `The latency of ${link.name} is known for TP ${known.join(", ")} only; that of TP ${at.tp} is extrapolated.`,
+      );
     }
     if (gap < calibration.quantile * calibration.residual.speedup) {
       said.push("Ladder and parallel are too close here for the simulator to say which is faster.");
@@ -172,134 +154,57 @@ document$.subscribe(() => {
     return said;
   }
 
-  function table(rows) {
-    const heads = ["Wiring", "Tokens/s", "Over standard", "Hidden", "ms a decode step", "Prefill, ms"];
-    const small = (range) => (range ? html("span", { class: "interval" }, range) : "");
-    const cell = (value, range) => html("td", { class: "number" }, value, small(range));
-    const body = rows.map((row) => {
-      const range = row.wiring === "standard" ? "" : between(row.speedup_interval, (value) => value.toFixed(2));
-      return html(
-        "tr",
-        null,
-        html("th", { scope: "row" }, row.label),
-        cell(three(row.tokens_per_s), between(row.tokens_per_s_interval, three)),
-        cell(times(row.speedup), range),
-        cell(share(row.hidden)),
-        cell(three(1e3 * row.step)),
-        cell(three(1e3 * row.prefill)),
-      );
-    });
-    const head = heads.map((name, n) => html("th", { scope: "col", class: n ? "number" : "" }, name));
-    const title = html("strong", null, "Each wiring, simulated");
-    const caption = html("p", { id: "whatif-table", class: "caption" }, title, `, with 90 % intervals; ${SOURCE}.`);
-    const about = { class: "scroll", role: "region", tabindex: 0, "aria-labelledby": "whatif-table" };
-    const parts = [html("thead", null, html("tr", null, head)), html("tbody", null, body)];
-    return html("div", { class: "results" }, caption, html("div", about, html("table", { class: "all" }, parts)));
-  }
-
-  // Speed-up of `rows` at each of `values` of a setting, where the model fits; ladder with its interval.
-  function study(at, rows, key, values) {
-    const points = values.map((x) => {
-      const asked = { ...at, [key]: x };
-      const [ladder] = predict(asked, ["ladder"]);
-      return ladder.fits && { x, ladder, found: predict(asked, rows.map((row) => row.wiring), false) };
-    });
-    return rows.map(({ wiring, label }, n) => ({
-      wiring,
-      label,
-      points: points.filter(Boolean).map(({ x, ladder, found }) => ({
-        x,
-        y: found[n].speedup,
-        band: wiring === "ladder" ? ladder.speedup_interval : null,
-      })),
-    }));
-  }
-
-  // Where ladder gains most, and where its interval lies above 1.
-  function helps(series, at, form) {
-    const { points } = series.find((one) => one.wiring === "ladder");
-    const best = points.reduce((a, b) => (b.y > a.y ? b : a));
-    const good = points.map((point) => point.band[0] > 1);
-    const ranges = []; // [first, last] of neighbours
-    points.forEach(({ x }, n) => {
-      if (good[n] && good[n - 1]) ranges[ranges.length - 1][1] = x;
-      else if (good[n]) ranges.push([x, x]);
-    });
-    const said = ranges.map(([from, to]) => (from === to ? form(from) : between([from, to], form))).join(" and ");
-    const where = good.every(Boolean) ? "everywhere" : said ? `at ${said}` : "nowhere";
-    return `Over ${at} ladder gains most at ${form(best.x)} (${times(best.y)}); its interval lies above 1× ${where}. `;
-  }
-
-  function studies(at, rows) {
-    const curves = rows.filter((row) => row.wiring !== "standard");
-    const sorted = (values) => [...new Set(values)].sort((a, b) => a - b);
-    const own = linkNumbers(at).latency_us;
-    const batches = study(at, curves, "batch", sorted([...BATCHES, ...(at.batch < 256 ? [at.batch] : [])]));
-    const latencies = study(at, curves, "latency_us", sorted([...LATENCIES, ...(own > 1 && own < 1000 ? [own] : [])]));
-    const caption =
-      "Simulated speed-up over standard; all but what an axis says is as chosen (dotted: your choice). " +
-      "The shade is ladder's 90 % interval. " +
-      helps(batches, "batches", plain) +
-      helps(latencies, "latencies", (us) => `${three(us)} µs`) +
-      (batches[0].points.some((point) => point.x === 256) ? "" : "Batches beyond the curves do not fit. ") +
-      `${SOURCE[0].toUpperCase()}${SOURCE.slice(1)}.`;
-    const panels = [
-      lines("Speed-up over batch", "batch", BATCHES, at.batch, batches),
-      lines("Speed-up over link latency", "latency of an all-reduce, µs", [1, 10, 100, 1000], own, latencies),
-    ];
-    return [legend(curves), figure("When it stops helping", caption, panels)];
-  }
-
   function headline(words, ...rest) {
-    answer.replaceChildren(html("p", { class: "headline" }, words), ...rest.map((one) => html("p", null, one)));
+    answer.replaceChildren(html("p", { class: "headline" }, words), ...rest);
   }
 
-  // The smallest number of GPUs, doubling, at which a model that does not fit would.
+  // The smallest number of GPUs at which a model that does not fit would.
   function enough(at) {
-    for (let tp = at.tp * 2; tp <= 1024; tp *= 2) {
-      if (predict({ ...at, tp }, ["ladder"], false)[0].fits) return `It would fit at TP ${tp}.`;
-    }
-    return "A smaller batch or prompt may fit.";
+    const tp = form
+      .possible(sizes[at.model])
+      .find((one) => one > at.tp && predict({ ...at, tp: one }, ["ladder"], false)[0].fits);
+    return tp ? `It would fit at TP ${tp}.` : "A smaller batch or prompt may fit.";
   }
 
-  function render() {
-    const wrong = fill();
+  function render(at, wrong) {
     details.replaceChildren();
-    terminal.hidden = wrong.length > 0;
-    if (wrong.length) {
-      headline("No prediction.", `${wrong.join("; ")}.`);
-      return;
-    }
-    const at = settings();
-    history.replaceState(null, "", `#${new URLSearchParams(at)}`);
-    const options = Object.entries(at).map(([key, value]) => `--${key.replace("_", "-")} ${value}`);
+    terminal.hidden = !at;
+    if (!at) return headline("No prediction.", ...wrong.map((words) => p(`${words}.`)));
+    const model = at.model === "own" ? "config.json" : at.model;
+    const options = Object.entries({ ...at, model }).map(([key, value]) => `--${key.replace("_", "-")} ${value}`);
     command.textContent = `ladder simulate ${options.join(" ")}`;
-    const rows = rowsOf(at.model);
-    const predictions = predict(at, rows.map((row) => row.wiring));
+    const rows = rowsOf(at);
+    const predictions = predict(
+      at,
+      rows.map((row) => row.wiring),
+    );
     const found = new Map(predictions.map((row, n) => [row.wiring, { ...row, label: rows[n].label }]));
     const ladder = found.get("ladder");
-    const room = `${gib(ladder.room - tables.constants.context)} GiB`;
+    const room = gib(ladder.room - tables.constants.context);
     if (!ladder.fits) {
-      headline(
+      return headline(
         "Does not fit: no speed.",
-        `Simulated: a rank needs ${gib(ladder.memory)} GiB, and ${at.hardware} has ${room} for it. ${enough(at)}`,
+        p(`Each GPU needs ${gib(ladder.memory)} GiB, and ${at.hardware} has ${room} GiB for it. ${enough(at)}`),
       );
-      return;
     }
+    const hidden = at.tp > 1 ? `, and hides ${share(ladder.hidden)} of the communication` : "";
     headline(
       html("span", null, "Ladder: ", html("strong", null, times(ladder.speedup)), " the speed of standard, simulated"),
-      `90 % interval ${between(ladder.speedup_interval, times)}. ${three(ladder.tokens_per_s)} tokens/s instead of ` +
-        `${three(found.get("standard").tokens_per_s)}; ${share(ladder.hidden)} of the communication hidden. ` +
-        `A rank needs ${gib(ladder.memory)} of ${room}: fits. All simulated; ${SOURCE}.`,
-      ...remarks(at, found),
+      cards(at, ladder, found.get(hybrid(at)) ?? ladder),
+      ...replicas(at, ladder),
+      p(
+        `In all layers it gives ${three(ladder.tokens_per_s)} tokens/s instead of `,
+        `${three(found.get("standard").tokens_per_s)}${hidden}. Each GPU needs ${gib(ladder.memory)} of ${room} GiB.`,
+      ),
+      ...remarks(at, found).map((words) => p(words)),
     );
     const layers = ["standard", "ladder"].map((wiring) => ({ wiring, ...layer(at, wiring) }));
     details.append(
       html(
         "div",
         { class: "pair" },
-        figure("Tokens/s of the batch", `Simulated, prefill included; ${SOURCE}.`, [bars([...found.values()])]),
-        figure("One layer of a decode step", `Simulated, both on one scale; ${SOURCE}.`, [timeline(layers)]),
+        figure("Tokens/s of the batch", "Simulated, prefill included.", [bars([...found.values()])]),
+        figure("One layer of a decode step", "Simulated, both on one scale.", [timeline(layers)]),
       ),
       ...studies(at, rows),
       table([...found.values()]),
@@ -312,7 +217,13 @@ document$.subscribe(() => {
   const answer = html("div", { class: "answer", role: "status" });
   const details = html("div", null);
   const command = html("code", null);
-  const tell = (...lines) => note.replaceChildren(...lines.map((line) => html("p", null, line)));
+  const terminal = html("div", { class: "terminal" }, p("The same in a terminal:"), html("pre", null, command));
+  const tell = (...words) => note.replaceChildren(...words.map((line) => p(line)));
+  const form = whatifForm(tables, simulation, html, (at, wrong) => {
+    note.replaceChildren();
+    render(at, wrong);
+  });
+
   const button = (words, act) => {
     const made = html("button", { type: "button", class: "md-button" }, words);
     made.addEventListener("click", act);
@@ -327,19 +238,41 @@ document$.subscribe(() => {
     }
   });
   const afresh = button("Reset", () => {
-    history.replaceState(null, "", "#");
-    tell(...read());
-    render();
+    form.reset();
+    form.show();
   });
-  const buttons = html("div", { class: "buttons" }, copy, afresh);
-  const form = html("form", { "aria-label": "What to simulate", autocomplete: "off" }, fields.map(control), buttons);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  const terminal = html("div", { class: "terminal" }, html("p", null, "The same in a terminal:"), html("pre", null, command));
-  root.replaceChildren(form, html("div", null, note, answer, details, terminal));
-  const open = () => {
-    tell(...read());
-    render();
-  };
+  form.element.append(html("div", { class: "buttons" }, copy, afresh));
+
+  // Questions that many have; the third needs the visitor's own config.json.
+  const EXAMPLES = [
+    ["70B on 8 H100", "model=llama-3-70b&hardware=h100&tp=8"],
+    ["8B on 2 RTX 4090", "model=llama-3.1-8b&hardware=rtx-4090&tp=2"],
+    ["My own model on 4 L40S", "model=own&hardware=l40s&tp=4"],
+    ["The paper's Table 1", "table-1"],
+  ];
+  const examples = html(
+    "p",
+    { class: "examples" },
+    "Try: ",
+    EXAMPLES.map(([words, hash]) => [html("a", { href: `#${hash}` }, words), " "]),
+  );
+  root.replaceChildren(
+    examples,
+    form.element,
+    html("div", { class: "answers" }, note, answer),
+    html("div", { class: "studies" }, details, terminal),
+  );
+  root.after(...paper());
+
+  function open() {
+    const wrong = form.read();
+    if (wrong.length) {
+      form.show(true);
+      headline("This link cannot be answered.", ...wrong.map((words) => p(`${words}.`)));
+      details.replaceChildren();
+      terminal.hidden = true;
+    } else form.show();
+  }
   // Links to a place on the page, which have no settings, change nothing.
   window.addEventListener("hashchange", () => location.hash.includes("=") && open());
   open();
