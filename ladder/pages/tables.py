@@ -156,7 +156,7 @@ def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
     parts = [
         f'<p class="caption" id="{identity}-caption"><strong>{escape(title)}</strong> {escape(caption)} '
         f'<span class="downloads">{source}</span></p>',
-        f'<div class="tools">{tools}</div>' if tools else "",
+        f'<p class="tools">{tools}</p>' if tools else "",
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{identity}-caption">',
         f'<table class="sortable" aria-describedby="{identity}-caption">',
         f"<thead>{groups(columns)}<tr>{head}</tr></thead>",

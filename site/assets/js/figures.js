@@ -20,6 +20,7 @@
     const svg = place.querySelector("svg");
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", spec.description);
+    for (const part of svg.children) part.setAttribute("aria-hidden", "true"); // the label has it all
     panel.querySelector(".drawn")?.remove();
     place.className = "drawn";
     panel.append(place);
