@@ -1,15 +1,12 @@
 """Charts, declared: a chart names a derived table, its axes and its marks; Vega-Lite draws it, in the page (with hover)
-and as SVG files for print, for pages without scripts, and for the README.
-
-The drawing depends on nothing else than the table and this file, so it is the same in every run. Text and axes are
-drawn in INK, which becomes the page's colour: dark on light, light on dark.
-"""
+and as SVG files for print, for pages without scripts, and for the README. INK becomes the page's colour."""
 
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,32 +15,10 @@ from ladder.looks import look, order
 from ladder.markup import escape
 from ladder.metrics import METRICS, label
 from ladder.metrics import text as cell_text
+from ladder.pages.theme import CONFIG, DARK, DASHES, INK, LIGHT, SCHEMA, SERIES, SHAPES
 from ladder.pages.words import finding, listing, sentence
 
-Tables = dict[str, pd.DataFrame]
-INK, LIGHT, DARK = "#010203", "#1f2328", "#e2e4e9"
-# Told apart by colour-blind readers (Okabe and Ito), for series that are no wirings.
-SERIES = ("#2f7fd1", "#d55e00", "#009e73", "#b8579a", "#a67c00", "#6a6fd8", "#00929f", "#8a8a8a")
-SHAPES = {"s": "square", "^": "triangle-up", "v": "triangle-down", "o": "circle", "p": "cross", "X": "diamond"}
-SHAPES |= {"h": "triangle-left", "<": "triangle-left", ">": "triangle-right", "d": "diamond", "P": "cross"}
-SHAPES |= {"*": "stroke", "D": "diamond"}
-DASHES = {"-": [1, 0], "--": [6, 3], ":": [2, 2], "-.": [7, 2, 2, 2]}
-SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-CONFIG = {
-    "background": None,
-    "font": "Arial, Helvetica, 'Liberation Sans', sans-serif",
-    "padding": {"left": 18, "top": 5, "right": 22, "bottom": 5},
-    "view": {"stroke": None},
-    "axis": {"domainColor": INK, "gridColor": INK, "gridOpacity": 0.12, "tickColor": INK, "labelColor": INK}
-    | {"titleColor": INK, "titleFontWeight": "normal", "titleFontSize": 12, "labelFontSize": 11, "tickCount": 5}
-    | {"titlePadding": 9, "labelOverlap": "greedy", "labelSeparation": 4},
-    "header": {"labelColor": INK, "titleColor": INK},
-    "legend": {"labelColor": INK, "titleColor": INK, "orient": "top", "symbolStrokeWidth": 2, "labelFontSize": 11},
-    "title": {"color": INK, "fontSize": 12, "anchor": "start", "fontWeight": "bold"},
-    "text": {"color": INK, "fontSize": 11},
-    "point": {"size": 46, "strokeWidth": 1.6, "opacity": 1},
-    "line": {"strokeWidth": 2},
-}
+Tables = Any  # ladder.pages.page.Sources
 GAP = 13  # pixels between two labels at the ends of lines
 
 
@@ -278,7 +253,9 @@ def write(chart: Chart, tables: Tables, out: Path) -> list[Path]:
     """NAME.html for the page; of each drawing its specification (.js), and .svg and -dark.svg."""
     import vl_convert
 
+    start = len(tables.read)
     rows = chart.rows(tables)
+    origin = tables.read[start]  # of several tables the first has the numbers
     parts, links, written = [], [], []
     for name, title, part in panels(chart, rows) if len(rows) else []:
         words = alt(chart, part, title)
@@ -297,7 +274,7 @@ def write(chart: Chart, tables: Tables, out: Path) -> list[Path]:
     body = f'<div class="panels">{"".join(parts)}</div>' if parts else f'<p class="nothing">{escape(chart.need)}</p>'
     axes = f"{label(chart.y)} against {label(chart.x)}"
     title = finding(chart.title, tables, axes) if parts else chart.caption
-    source = f'<a href="reports/analysis/{chart.source}.csv" download>CSV</a> ' if isinstance(chart.source, str) else ""
+    source = f'<a href="reports/analysis/{origin}.csv" download>CSV</a> '
     identity = chart.name.replace("_", "-")
     caption = f"{escape(chart.caption)} " if parts else ""
     page = out / f"{chart.name}.html"

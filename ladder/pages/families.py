@@ -15,6 +15,7 @@ import pandas as pd
 from ladder.errors import unknown_name
 from ladder.markup import write_csv
 from ladder.outputs import OutputFolder
+from ladder.pages.page import Sources
 from ladder.pages.tables import Table
 
 UNTRIED = "no small model"
@@ -40,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         rows = table(verdicts)
         write_csv(rows, args.out / "families.csv")
-        TABLE.write({"families": rows}, args.out)
+        TABLE.write(Sources({"families": rows}), args.out)
 
 
 def table(verdicts: list) -> pd.DataFrame:

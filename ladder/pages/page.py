@@ -30,10 +30,15 @@ class Rows(pd.DataFrame):
 
 
 class Sources(dict):
-    """The derived tables by name; of one that this run cannot make, an empty frame."""
+    """The derived tables by name; of one that this run cannot make, an empty frame. read: which were asked for."""
 
     def __init__(self, tables: Tables):
         super().__init__({name: Rows(table) for name, table in tables.items()})
+        self.read: list[str] = []
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        self.read.append(name)
+        return super().__getitem__(name)
 
     def __missing__(self, name: str) -> pd.DataFrame:
         return Rows()

@@ -41,8 +41,10 @@ class Table:
     csv: str | None = None  # below reports/, where it is no derived table
 
     def write(self, tables: Tables, out: Path) -> list[Path]:
-        path = out / f"{self.name}.html"
-        save(path, render(self, tables, self.select(tables)) + "\n")
+        path, start = out / f"{self.name}.html", len(tables.read)
+        rows = self.select(tables)
+        csv = self.csv or f"analysis/{tables.read[start]}.csv"
+        save(path, render(self, tables, rows, csv) + "\n")
         return [path]
 
     def select(self, tables: Tables) -> pd.DataFrame:
@@ -117,7 +119,7 @@ def plain(table: Table) -> str:
     return table.title if isinstance(table.title, str) else table.name.replace("_", " ").capitalize()
 
 
-def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
+def render(table: Table, tables: Tables, rows: pd.DataFrame, csv: str) -> str:
     identity = f"table-{table.name.replace('_', '-')}"
     if rows.empty:
         words = f"<strong>{escape(plain(table))}.</strong> {escape(table.need)}"
@@ -151,8 +153,7 @@ def render(table: Table, tables: Tables, rows: pd.DataFrame) -> str:
         tools += f'<span class="count" aria-live="polite">{len(body)} rows</span>'
     if any("more" in kind for kind in kinds):
         tools += '<label class="all"><input type="checkbox"> all columns</label>'
-    path = table.csv or (f"analysis/{table.source}.csv" if isinstance(table.source, str) else "")
-    source = f'<a href="reports/{path}" download>CSV</a>' if path else ""
+    source = f'<a href="reports/{csv}" download>CSV</a>'
     parts = [
         f'<p class="caption" id="{identity}-caption"><strong>{escape(title)}</strong> {escape(caption)} '
         f'<span class="downloads">{source}</span></p>',
