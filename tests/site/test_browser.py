@@ -298,7 +298,7 @@ def test_paper_has_whole_tables(page, address):
 
 
 def test_runs_lead_to_mlflow_only_at_home(page, address):
-    page.goto(f"{address}quality.html")
+    page.goto(f"{address}reproduce.html")
     runs = page.locator("a.run")
     assert runs.count() > 3
     assert re.fullmatch(r"http://127\.0\.0\.1:5000/#/runs/\w{32}", runs.first.get_attribute("href"))

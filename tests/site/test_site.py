@@ -45,7 +45,7 @@ def test_search_knows_figures_tables_tasks_models_and_devices(built):
     assert "whatif.html#hardware=rtx-4090" in places
     assert "whatif.html#model=qwen3-32b" in places
     assert "whatif.html#link=pcie4-host-staged" in places
-    assert "perplexity" in places["quality.html#table-pretraining"]["text"].lower()
+    assert "noise floor" in places["quality.html#table-pretraining-table"]["text"].lower()
     assert len(places) == len(index)
     for place in places:
         page, _, anchor = place.partition("#")
