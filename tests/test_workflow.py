@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
-PARTS = ["Snakefile", "Makefile", "README.md", "CONTRIBUTING.md", "mkdocs.yml"]
+PARTS = ["Snakefile", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml"]
 FOLDERS = ["workflow", "config", "profiles", "envs", "site", "reports/published", "reports/measured"]
 
 
