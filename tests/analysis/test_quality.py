@@ -212,7 +212,7 @@ def test_seeds_of_a_scan_are_averaged(tmp_path, published):
     for seeds, value, ends in (((0,), 0.0009, (-0.0031, 0.0049)), ((0, 1), 0.0019, (0.0009, 0.0029))):
         toy_records.sensitivity(tmp_path / f"{len(seeds)}", seeds)
         made = recovery.sensitivity(frames.read([tmp_path / f"{len(seeds)}"], published))
-        row = row_of(made, wiring="ladder", converted=1)
+        row = row_of(made, wiring="ladder", converted=1, choice="the last")
         assert row["loss_change"] == pytest.approx(value, abs=5e-5)
         assert (row["loss_change_low"], row["loss_change_high"]) == pytest.approx(ends, abs=5e-5)
     assert set(made["degree"].dropna()) == {2}
@@ -220,16 +220,10 @@ def test_seeds_of_a_scan_are_averaged(tmp_path, published):
 
 def test_layers_that_were_chosen_stand_beside_the_last(tmp_path, published):
     toy_records.sensitivity(tmp_path)
-    what = {"stage": "sensitivity", "run": "x", "model": "tiny", "seed": 0, "wiring": "ladder", "n": 24, "unit": "nats"}
-    what |= {"origin": "measured", "stderr": 0.001}
-    rows = [what | {"metric": "loss_change_chosen", "converted": n, "layers": f"{n}", "value": 0.1 * n} for n in (1, 2)]
-    rows += [what | {"metric": "loss_change_alone", "converted": 1, "layers": f"{n}", "value": 0.1} for n in (0, 9)]
-    toy_records.write(tmp_path / "chosen", "chosen", rows)
     made = recovery.sensitivity(frames.read([tmp_path], published)).query('wiring == "ladder" and converted == 2')
-    assert dict(zip(made["choice"], made["loss_change"], strict=True)) == pytest.approx(
-        {"the last": 0.001 * (1.9**2 - 1), "chosen": 0.2}
-    )
-    assert set(recovery.single_layers(frames.read([tmp_path], published))["layer"]) == {"0", "9"}
+    last = 0.001 * (1.9**2 - 1)
+    costs = dict(zip(made["choice"], made["loss_change"], strict=True))
+    assert costs == pytest.approx({"the last": last, "chosen": last / 2})
 
 
 def test_layers_converted_each_on_its_own_stay_apart(tmp_path, published):
@@ -240,7 +234,7 @@ def test_layers_converted_each_on_its_own_stay_apart(tmp_path, published):
     assert len(recovery.single_layers(frames.read([tmp_path], published))) == 9
     toy_records.sensitivity(tmp_path)
     made = recovery.sensitivity(frames.read([tmp_path], published))
-    assert row_of(made, wiring="ladder", converted=1)["loss_change"] == pytest.approx(0.0009)
+    assert row_of(made, wiring="ladder", converted=1, choice="the last")["loss_change"] == pytest.approx(0.0009)
 
 
 def test_layers_alone_and_chosen_stay_apart_from_the_last(tables):

@@ -123,7 +123,7 @@ def test_a_hybrid_is_checked_where_its_wiring_changes():
 def test_tied_wirings_are_checked_against_virtual_ranks():
     this = point()
     plain = build(this.config, 0, 1, random_weight(0))
-    assert unsharded(plain, this.rows("spd"), "spd", this).model.model.virtual_ranks == 2
+    assert unsharded(plain, this.rows("spd"), "spd", this).model.rewiring.ranks == 2
     assert unsharded(plain, this.rows("ladder"), "ladder", this).model.model.virtual_ranks == 1
 
 
