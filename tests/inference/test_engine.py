@@ -124,7 +124,7 @@ def test_tied_wirings_are_checked_against_virtual_ranks():
     this = point()
     plain = build(this.config, 0, 1, random_weight(0))
     assert unsharded(plain, this.rows("spd"), "spd", this).model.rewiring.ranks == 2
-    assert unsharded(plain, this.rows("ladder"), "ladder", this).model.model.virtual_ranks == 1
+    assert unsharded(plain, this.rows("ladder"), "ladder", this).model.rewiring.ranks == 1
 
 
 def test_an_engine_ends_with_its_last_reference():

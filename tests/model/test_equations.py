@@ -266,12 +266,12 @@ def test_delayed_by_nothing_is_standard():
 def test_annealed_from_standard_to_the_wiring(wiring):
     """Every module of a converted layer reads a x the late stream + (1 - a) x the one in time."""
     model = make(wiring, 1)
-    late, rows = model(IDS).logits, model.model.rows
-    model.model.rows = rows.annealed(1.0)
+    late, rows = model(IDS).logits, model.rewiring.table
+    model.rewiring.table = rows.annealed(1.0)
     assert torch.equal(model(IDS).logits, late)
-    model.model.rows = rows.annealed(0.0)
+    model.rewiring.table = rows.annealed(0.0)
     assert torch.equal(model(IDS).logits, make("standard", 1)(IDS).logits)
-    model.model.rows = rows.annealed(0.3)
+    model.rewiring.table = rows.annealed(0.3)
     m, outputs = Ranks(model, 1), []
     for n in range(2 * L):
         missing = sum(outputs[max(0, n - rows[n].lag) :])
