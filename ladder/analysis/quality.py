@@ -2,7 +2,7 @@
 two standard models lie apart that differ in their seed alone."""
 
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import pandas as pd
@@ -26,7 +26,7 @@ from ladder.analysis.checkpoints import (
     trained_steps,
 )
 from ladder.analysis.frames import Frames
-from ladder.analysis.points import with_ends
+from ladder.analysis.points import none_if_nan, with_ends
 from ladder.looks import hardware_words
 
 OVER, UNCLEAR, WITHIN, NO_FLOOR = "over", "unclear", "within", "no floor"
@@ -65,9 +65,10 @@ def _difference(frames: Frames, measure: Measure, pairs: tuple) -> dict | None:
 
 
 def same_seeds(frames: Frames, measure: Measure, one: dict, other: dict) -> list[tuple[dict, dict]]:
-    """Both checkpoints at every seed that both have."""
-    common = set(by_seed(frames, measure, **one).index) & set(by_seed(frames, measure, **other).index)
-    return [(one | {"seed": seed}, other | {"seed": seed}) for seed in sorted(common)]
+    """Both checkpoints at every seed that both have; one that was trained elsewhere has none, and goes with every one."""
+    seeds = [[none_if_nan(seed) for seed in by_seed(frames, measure, **each).index] for each in (one, other)]
+    common = [(a, b) for a, b in product(*seeds) if a == b or None in (a, b)]
+    return [(one | {"seed": a}, other | {"seed": b}) for a, b in common]
 
 
 def apart(frames: Frames, measure: Measure, one: dict, other: dict) -> dict | None:

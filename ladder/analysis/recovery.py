@@ -38,11 +38,17 @@ def adapted(frames: Frames) -> list[tuple[str, str, str]]:
     return sorted(found, key=lambda r: (r[0], rewired_share(r[1], r[0]) or 0, order(r[1]), ADAPTED.index(r[2])))
 
 
+def original_of(frames: Frames, model: str) -> dict:
+    """The standard model that was converted: trained here, or elsewhere."""
+    original = {"model": model, "wiring": "standard", "variant": "original"}
+    return original if len(by_seed(frames, PERPLEXITY, **original)) else original | {"variant": "pretrained"}
+
+
 def pairs_of(frames: Frames, model: str, wiring: str, variant: str) -> dict[str, tuple[dict, dict]]:
     """The two checkpoints of each difference. Distilled into itself the original stays what it is, so that "alike" is
     the original then."""
     this = {"model": model, "wiring": wiring}
-    original = {"model": model, "wiring": "standard", "variant": "pretrained"}
+    original = original_of(frames, model)
     done = this | {"variant": variant}
     found = {"drop": (this | {"variant": "converted"}, original), "left": (done, original)}
     found["left_alike"] = (done, original | {"variant": "adapted"} if variant == "adapted" else original)
@@ -54,10 +60,12 @@ def recovery_gaps(frames: Frames) -> pd.DataFrame:
     rows = []
     for study, part in studies(frames):
         for model, wiring, variant in adapted(part):
+            runs = by_seed(part, PERPLEXITY, model=model, wiring=wiring, variant=variant).index.dropna()
             for gap, pair in pairs_of(part, model, wiring, variant).items():
                 seeds = same_seeds(part, PERPLEXITY, *pair)
-                together = [(None, difference(part, PERPLEXITY, seeds))] if seeds else []
-                for seed, made in [*together, *((s[0]["seed"], difference(part, PERPLEXITY, [s])) for s in seeds)]:
+                each = [(s, difference(part, PERPLEXITY, [s])) for s in seeds]
+                each = [(n, made) for s, made in each for n in (runs if s[0]["seed"] is None else [s[0]["seed"]])]
+                for seed, made in [(None, difference(part, PERPLEXITY, seeds)), *each] if seeds else []:
                     if made:
                         rows.append({"study": study, "model": model, "wiring": wiring, "variant": variant, "gap": gap,
                                      "seed": seed, "p": made["p"], "origin": "measured",

@@ -37,6 +37,7 @@ def choosing(tables: Tables) -> str:
     half = rows[rows["converted"] == (rows["layers_of_model"] // 2)].set_index(["panel", "choice"])["loss_change"]
     panel = next((name for name, _ in half.index if name.endswith(", ladder")), half.index[0][0])
     last, chosen = (text("loss_change", half[panel, choice]) for choice in ("the last", "chosen"))
+    panel = panel.replace(", ", " as ")
     return f"{panel}: half of the layers cost {chosen} nats if they are chosen one by one, {last} if they are the last"
 
 
@@ -55,6 +56,8 @@ def sensitivity_answer(tables: Tables) -> str:
     if rows.empty:
         return "This run scanned no model. The scan takes a standard checkpoint, some text, and no training."
     real = rows[rows["real"] == True]  # noqa: E712
+    if finding(choosing, tables, "") and len(real):
+        return f"{choosing(tables)}. Which layers are converted matters as much as how many: scan before you train."
     best = (real if len(real) else rows).query('wiring == "ladder"')
     words = ""
     if len(best):

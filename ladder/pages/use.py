@@ -2,11 +2,10 @@
 
 from ladder.markup import escape
 from ladder.pages import claims
-from ladder.pages.adaptation import METHODS, foremost
+from ladder.pages.adaptation import METHODS, choosing
 from ladder.pages.charts import Tables
 from ladder.pages.diagrams import gallery
 from ladder.pages.page import Html, Page
-from ladder.pages.quality import label
 from ladder.pages.speed import NVLINK, gain
 from ladder.pages.tables import Table
 from ladder.pages.words import finding, listing, percent, span, times
@@ -22,15 +21,13 @@ def published(tables: Tables) -> str:
 
 def healed(tables: Tables) -> str:
     """Of a real model that was converted and trained."""
-    rows = foremost(tables["recovery"].query("real == True").dropna(subset=["regained"]))
+    rows = tables["recovery"].query("real == True").dropna(subset=["regained"])
     best = rows.loc[rows["regained"].idxmax()]
-    back = f"{percent(best['regained'])} of what that cost ({METHODS[best['variant']]})"
-    return f"{best['model']} as {label(best)} got back {back}"
-
-
-def free(tables: Tables) -> str:
-    row = tables["sensitivity"].query('real == True and wiring == "ladder"').iloc[0]
-    return f"{row['free_layers']:g} of {row['model']}'s {row['layers_of_model']:g} layers convert to ladder for free"
+    share, tokens = percent(best["layers_share"]), f"{best['tokens'] / 1e3:.0f} thousand tokens"
+    return (
+        f"{best['model']} with {share} of its layers converted got back {percent(best['regained'])} of what that cost "
+        f"({METHODS[best['variant']]}, {tokens})"
+    )
 
 
 def hidden(tables: Tables) -> str:
@@ -41,7 +38,7 @@ def hidden(tables: Tables) -> str:
 
 def measured(tables: Tables) -> str:
     """What was found on a real model, where there is one, and on this machine."""
-    parts = [part for make in (healed, free, hidden) if (part := finding(make, tables, ""))]
+    parts = [part for make in (choosing, healed, hidden) if (part := finding(make, tables, ""))]
     return (
         f"Found here: {'; '.join(parts)}." if parts else "Found here: nothing yet; this run has no timing of its own."
     )
