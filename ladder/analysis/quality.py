@@ -65,7 +65,7 @@ def _difference(frames: Frames, measure: Measure, pairs: tuple) -> dict | None:
 
 
 def same_seeds(frames: Frames, measure: Measure, one: dict, other: dict) -> list[tuple[dict, dict]]:
-    """Both checkpoints at every seed that both have; one that was trained elsewhere has none, and goes with every one."""
+    """Both checkpoints at every seed that both have; one that was trained elsewhere has none, and goes with each."""
     seeds = [[none_if_nan(seed) for seed in by_seed(frames, measure, **each).index] for each in (one, other)]
     common = [(a, b) for a, b in product(*seeds) if a == b or None in (a, b)]
     return [(one | {"seed": a}, other | {"seed": b}) for a, b in common]
