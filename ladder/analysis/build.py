@@ -26,7 +26,6 @@ TABLES = {
     "recovery_gaps": recovery.recovery_gaps,
     "sensitivity": recovery.sensitivity,
     "single_layers": recovery.single_layers,
-    "chosen_layers": recovery.chosen_layers,
     "scale_cells": scale.cells,
     "scale_gains": scale.gains,
     "scale_crossovers": scale.crossovers,

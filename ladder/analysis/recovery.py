@@ -21,7 +21,7 @@ from ladder.analysis.points import none_if_nan, with_ends
 from ladder.analysis.quality import difference, same_seeds
 from ladder.analysis.training import over_seeds
 from ladder.looks import order
-from ladder.model.chosen import CHOSEN, FREE, LAST
+from ladder.model.chosen import FREE
 
 # Differences of byte perplexity: the converted model to the original; the adapted one to the original, to the original
 # treated alike, and to the finetuned one.
@@ -149,6 +149,7 @@ def sensitivity(frames: Frames) -> pd.DataFrame:
                 low, high = ranges if several else (value - 2 * error, value + 2 * error)
                 row = what | {"choice": choice, "converted": int(converted), "layers_share": converted / depth}
                 row |= {"loss_change": value, "loss_change_low": low, "loss_change_high": high, "stderr": error}
+                row["added"] = points_["added"].iloc[0] if "added" in points_ else None
                 rows.append(row | {"layers": points_["layers"].iloc[0], "free": bool(value <= max(FREE, 2 * error))})
     return pd.DataFrame(rows)
 
@@ -160,19 +161,3 @@ def single_layers(frames: Frames) -> pd.DataFrame:
     rows = rows[alone] if len(rows) else rows
     made = rows[["model", "wiring", "layers", "seed", "value", "stderr", "origin"]]
     return made.rename(columns={"value": "loss_change", "layers": "layer"})
-
-
-def chosen_layers(frames: Frames) -> pd.DataFrame:
-    """The frontier of a scan: of so many converted layers the chosen set, what it costs, and what the last so many do;
-    real models first, the mean over the seeds of toys."""
-    key = ["model", "wiring", "tp", "converted"]
-    rows = frames.own(stage="sensitivity", metric=[CHOSEN, LAST]).query("converted > 0")
-    costs = rows.groupby([*key, "metric"], dropna=False)["value"].mean().unstack("metric")
-    if CHOSEN not in costs:
-        return pd.DataFrame()
-    first = rows[rows["metric"] == CHOSEN].groupby(key, dropna=False)[["layers", "added", "stderr", "origin"]].first()
-    made = first.join(costs).reset_index()
-    made["loss_change_low"], made["loss_change_high"] = (made[CHOSEN] + n * made["stderr"] for n in (-2, 2))
-    made = made.rename(columns={CHOSEN: "loss_change", LAST: "last_loss_change", "tp": "degree"})
-    made["real"] = made["model"].map(is_real)
-    return made.sort_values("real", ascending=False, kind="stable")

@@ -13,8 +13,15 @@ NEED = "This run has no real model; `make setup` installs one, and the pipeline 
 
 def scanned(tables: Tables) -> pd.DataFrame:
     """Every fifth step of the choice of layers, and the first: ladder on the real model."""
-    rows = tables["chosen_layers"].query('real == True and wiring == "ladder"')
-    return rows[(rows["converted"] % 5 == 0) | (rows["converted"] == 1)] if len(rows) else rows
+    rows = tables["sensitivity"]
+    if rows.empty:
+        return rows
+    rows = rows.query(
+        'real == True and wiring == "ladder" and (converted == 1 or (converted > 0 and converted % 5 == 0))'
+    )
+    last = rows[rows["choice"] == "the last"].rename(columns={"loss_change": "last_loss_change"})
+    key = ["model", "converted"]
+    return rows[rows["choice"] == "chosen"].merge(last[[*key, "last_loss_change"]], on=key)
 
 
 def cost(tables: Tables) -> str:
@@ -59,7 +66,7 @@ PAGE = Page(
     items=(
         Table("guide_layers", cost, "Nats above the original's loss, on text that the choice has not seen.", scanned,
               ("converted", "added", "model"), ("loss_change", "last_loss_change"), need=NEED,
-              csv="analysis/chosen_layers.csv"),
+              csv="analysis/sensitivity.csv"),
         Table("guide_healed", closer, "Of text that is not trained on, before and after.", healed,
               ("wiring", "tokens", "model", "study"), ("kl", "loss"), tail=("seed",), need=NEED,
               csv="analysis/curves.csv"),

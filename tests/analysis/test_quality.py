@@ -240,8 +240,7 @@ def test_layers_converted_each_on_its_own_stay_apart(tmp_path, published):
 def test_layers_alone_and_chosen_stay_apart_from_the_last(tables):
     alone = tables["single_layers"].query('wiring == "ladder"')
     assert list(alone["layer"]) == list(reversed(range(toy_records.LAYERS)))
-    real = row_of(tables["chosen_layers"], model="smollm2", converted=15)
-    assert (real["added"], real["loss_change"], real["last_loss_change"]) == pytest.approx((15, 0.45, 1.2))
+    scans = tables["sensitivity"]
+    real, last = (row_of(scans, model="smollm2", converted=15, choice=choice) for choice in ("chosen", "the last"))
+    assert (real["added"], real["loss_change"], last["loss_change"]) == pytest.approx((15, 0.45, 1.2))
     assert (real["loss_change_low"], real["loss_change_high"]) == pytest.approx((0.43, 0.47))
-    toy = row_of(tables["chosen_layers"], model="tiny", wiring="ladder", converted=10)
-    assert toy["loss_change"] == pytest.approx(toy["last_loss_change"] / 2)
