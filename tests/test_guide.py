@@ -10,8 +10,8 @@ import pytest
 from ladder.cli import main
 from ladder.data.tokenizer import chat_template, train
 from ladder.evaluate import offline
+from ladder.model.families import SERVED
 from ladder.reading import read_json
-from ladder.vllm import ARCHITECTURES
 
 pytestmark = pytest.mark.slow
 # What the toy and the test's time want otherwise than the page says it.
@@ -81,7 +81,7 @@ def test_every_command_runs(commands, place, request):
                         assert name == "--no-deps" or f"{name} " in pinned
             case ["vllm", "serve", folder, "--tensor-parallel-size", degree]:
                 config = read_json(place / folder / "config.json")
-                assert config["architectures"][0] in ARCHITECTURES
+                assert config["architectures"][0] in SERVED
                 assert config["wiring"].startswith("ladder@")
                 assert 9 % int(degree) == 0  # of SmolLM2's heads
             case ["ladder", *rest]:

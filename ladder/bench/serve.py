@@ -130,9 +130,9 @@ def engines(point, delay: float | None):
             how |= {"max_model_len": point.length + SPARE, "max_num_seqs": point.batch, "async_scheduling": False}
             how |= {"gpu_memory_utilization": 0.9 / len(point.wirings)}
             if current_platform.is_cpu():
-                from ladder.vllm.worker import SLOW  # the processes of the engines leave the cores to each other
+                from ladder.bench.serve_worker import SLOW  # the processes of the engines leave the cores to each other
 
-                how |= {"worker_cls": "ladder.vllm.worker.Worker", "kv_cache_memory_bytes": 2**28}
+                how |= {"worker_cls": "ladder.bench.serve_worker.Worker", "kv_cache_memory_bytes": 2**28}
                 how |= {"max_num_batched_tokens": point.batch * point.length}  # vLLM tries a step of so many first
                 how.pop("gpu_memory_utilization")
             if delay is not None:

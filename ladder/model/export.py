@@ -23,13 +23,12 @@ import ladder
 from ladder.files import atomic_write, need_disk, write_json
 from ladder.model.checkpoint import seal
 from ladder.model.convert import check, copy
-from ladder.model.families import PREFIX, Family
+from ladder.model.families import PREFIX, SERVED, Family
 from ladder.model.opened import Checkpoint
 from ladder.model.weights import total_size
 from ladder.outputs import OutputModel
 from ladder.records import git_commit
 from ladder.residual import Row
-from ladder.vllm import ARCHITECTURES
 from ladder.wiring import Wiring, spell_layers
 
 MODULE = "modeling_ladder"
@@ -241,7 +240,7 @@ def readme(info: dict, wiring: str, tp: int | None, family: Family | None = None
     if remote:
         backend = "refuses it" if tp else "runs it, but waits for each sum over ranks at once: nothing overlaps"
         why += f"\n\nvLLM's Transformers backend {backend}."
-        if classes(family)["AutoModelForCausalLM"] in ARCHITECTURES:
+        if classes(family)["AutoModelForCausalLM"] in SERVED:
             why += ' With `pip install "ladder-residual[vllm]"` vLLM serves it, and hides those sums.'
     return f"""---
 library_name: transformers

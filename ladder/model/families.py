@@ -19,6 +19,11 @@ from ladder.wiring import Wiring, spell_layers
 PREFIX = "ladder_"  # of the model type under a wiring
 OURS = ("wiring", "tensor_parallel_size", "auto_map", "wiring_rows")  # keys of config.json that a plain model has not
 WIDTHS = ("num_hidden_layers", "hidden_size", "vocab_size")
+# Architectures of converted models that vLLM serves (ladder.vllm), and those of its own that give them their layers.
+SERVED = {
+    f"Ladder{name}": name
+    for name in ("MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+} | {"LadderForCausalLM": "LlamaForCausalLM"}
 BOUNDLESS = 2**31  # positions of a decoder that has no embedding of them
 
 

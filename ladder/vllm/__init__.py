@@ -6,12 +6,7 @@ vLLM loads it in each of its processes (entry point ``vllm.general_plugins``). N
 from importlib.util import find_spec
 
 from ladder.errors import UserError
-
-# Architectures of converted models (ladder.model.families) and those of vLLM that give them their layers.
-ARCHITECTURES = {
-    f"Ladder{name}": name
-    for name in ("MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
-} | {"LadderForCausalLM": "LlamaForCausalLM"}
+from ladder.model.families import SERVED
 
 
 def check_installed(use: str) -> None:
@@ -32,6 +27,6 @@ def register() -> None:
     hook = type("Settings", (VerifyAndUpdateConfig,), {"verify_and_update_config": staticmethod(verify_and_update)})
     for config in CONFIGS:
         AutoConfig.register(config.model_type, config, exist_ok=True)
-    for name in ARCHITECTURES:
+    for name in SERVED:
         ModelRegistry.register_model(name, f"ladder.vllm.model:{name}")
         MODELS_CONFIG_MAP[name] = hook

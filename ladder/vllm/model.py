@@ -17,9 +17,10 @@ from vllm.model_executor.layers.linear import RowParallelLinear
 from vllm.model_executor.models import ModelRegistry
 
 from ladder.errors import UserError
+from ladder.model.families import SERVED
 from ladder.model.forms import FORMS, form_of
 from ladder.residual import Module, ResidualStream, Table
-from ladder.vllm import ARCHITECTURES, communicator
+from ladder.vllm import communicator
 from ladder.vllm.communicator import AllReduce, overlapped
 from ladder.vllm.settings import check_compiled, wiring_of
 
@@ -100,9 +101,9 @@ def served(family: type[nn.Module]) -> type[nn.Module]:
 
 def __getattr__(name: str) -> type[nn.Module]:
     """The class of an architecture: imports of vLLM's models only the one that is served."""
-    if name not in ARCHITECTURES:
+    if name not in SERVED:
         raise AttributeError(f"module 'ladder.vllm.model' has no attribute {name!r}")
-    family = served(ModelRegistry.models[ARCHITECTURES[name]].load_model_cls())
+    family = served(ModelRegistry.models[SERVED[name]].load_model_cls())
     family.__name__ = family.__qualname__ = name
     globals()[name] = family
     return family
