@@ -90,11 +90,11 @@ def rewire(model: nn.Module, wiring: str, tp: int | None = None) -> nn.Module:
     Raises UserError where the wiring does not fit the model, and where the family's layers are not understood; the
     model is then as it was.
     """
-    from ladder.parallel.shard import check_split
+    from ladder.model.tiny import check_virtual
 
     depth = len(layers_of(model))
     if tp:
-        check_split(model.config.get_text_config(decoder=True).model_type)
+        check_virtual(model.config.get_text_config(decoder=True).model_type)
     new = getattr(decoder_of(model)[1], SIGNAL, None) is None
     run_by(model, Wiring.parse(wiring, tp).of_model(depth).table(depth), wiring, tp or 1)
     if new and model.rewiring.signal_norm is not None:

@@ -1,5 +1,6 @@
 """A tiny random model of every causal language model of the installed transformers, and which of them are rewired."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ladder.errors import UserError, explained
 from ladder.model.forms import form_of, layers_of
-from ladder.model.rewire import restore, rewire
+from ladder.model.rewire import logits, restore, rewire, set_virtual_ranks
 from ladder.wiring import PATTERNS, Wiring
 
 LARGEST = 5_000_000  # parameters: a family whose shape cannot be made small by these names is left out
@@ -104,3 +105,19 @@ def verdict(name: str) -> Verdict:
             continue
         possible.append(wiring)
     return Verdict(name, kind, form_of(layers_of(model)[0]).words, tuple(possible))
+
+
+@cache
+def check_virtual(family: str) -> None:
+    """Two ranks of a small model of the family, computed in this process, give its logits, or UserError. A family that
+    has no small model is taken at its plan's word."""
+    try:
+        model = tiny(family)
+    except NoSmallModel:
+        return
+    with explained(f"{family} cannot be split over ranks"):
+        expected = logits(model)
+        set_virtual_ranks(rewire(model, "standard"), 2)
+        apart = (logits(model) - expected).abs().max().item()
+    if not apart < 1e-4 * max(1, expected.abs().max().item()):
+        raise UserError(f"{family} cannot be split over ranks: its modules are no sums over what its plan splits")
