@@ -49,6 +49,12 @@ def rows_of(frames: Frames, measure: Measure, **where) -> pd.DataFrame:
     return rows[rows["task"] == task] if task else rows
 
 
+def original(frames: Frames, model: str) -> dict:
+    """The standard model that was converted: trained elsewhere, or here."""
+    elsewhere = {"model": model, "wiring": "standard", "variant": "original"}
+    return elsewhere if len(frames.own(**elsewhere)) else elsewhere | {"variant": "pretrained"}
+
+
 def by_seed(frames: Frames, measure: Measure, **where) -> pd.Series:
     return rows_of(frames, measure, **where).groupby("seed", dropna=False)["value"].last()
 

@@ -19,6 +19,7 @@ from ladder.analysis.checkpoints import (
     is_real,
     measures,
     name,
+    original,
     parameters,
     rewired_share,
     rows_of,
@@ -109,7 +110,8 @@ def verdict(row: dict, floor: Floor | None) -> str:
 
 def baseline(frames: Frames, model: str, variant: str) -> str:
     """The standard checkpoint that a rewired one is held against: the one treated the same way, else the original."""
-    return variant if len(frames.own(model=model, wiring="standard", variant=variant)) else "pretrained"
+    treated = len(frames.own(model=model, wiring="standard", variant=variant))
+    return variant if treated else original(frames, model)["variant"]
 
 
 def quality(frames: Frames) -> pd.DataFrame:
@@ -174,10 +176,14 @@ def changes(frames: Frames, one: dict) -> pd.Series:
     another against the original of the same seed, treated alike if it was rewired and finetuned, so that what
     finetuning does to any model is not charged to the wiring."""
     values = by_seed(frames, PERPLEXITY, **one)
-    other = "adapted" if one["variant"] == "adapted" and one["wiring"] != "standard" else "pretrained"
-    base = by_seed(frames, PERPLEXITY, model=one["model"], wiring="standard", variant=other)
+    other = original(frames, one["model"])
+    if one["variant"] == "adapted" and one["wiring"] != "standard":
+        other |= {"variant": "adapted"}
+    base = by_seed(frames, PERPLEXITY, **other)
     if one["variant"] == "pretrained":
         return 100 * (values / base.mean() - 1)
+    if base.index.isna().all():  # trained elsewhere: the same for every seed
+        base = base.mean()
     return (100 * (values / base - 1)).dropna()
 
 

@@ -12,6 +12,7 @@ from ladder.analysis.checkpoints import (
     by_seed,
     degree,
     is_real,
+    original,
     points,
     rewired_share,
     studies,
@@ -38,20 +39,14 @@ def adapted(frames: Frames) -> list[tuple[str, str, str]]:
     return sorted(found, key=lambda r: (r[0], rewired_share(r[1], r[0]) or 0, order(r[1]), ADAPTED.index(r[2])))
 
 
-def original_of(frames: Frames, model: str) -> dict:
-    """The standard model that was converted: trained here, or elsewhere."""
-    original = {"model": model, "wiring": "standard", "variant": "original"}
-    return original if len(by_seed(frames, PERPLEXITY, **original)) else original | {"variant": "pretrained"}
-
-
 def pairs_of(frames: Frames, model: str, wiring: str, variant: str) -> dict[str, tuple[dict, dict]]:
     """The two checkpoints of each difference. Distilled into itself the original stays what it is, so that "alike" is
     the original then."""
     this = {"model": model, "wiring": wiring}
-    original = original_of(frames, model)
+    base = original(frames, model)
     done = this | {"variant": variant}
-    found = {"drop": (this | {"variant": "converted"}, original), "left": (done, original)}
-    found["left_alike"] = (done, original | {"variant": "adapted"} if variant == "adapted" else original)
+    found = {"drop": (this | {"variant": "converted"}, base), "left": (done, base)}
+    found["left_alike"] = (done, base | {"variant": "adapted"} if variant == "adapted" else base)
     return found if variant == "adapted" else found | {"over_finetuned": (done, this | {"variant": "adapted"})}
 
 

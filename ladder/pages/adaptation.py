@@ -114,8 +114,8 @@ def foremost(rows: pd.DataFrame) -> pd.DataFrame:
 
 def costs(tables: Tables) -> str:
     rows = foremost(steps(tables))
-    told = [f"{r['done']} {percent(r['change'] / 100, 1, signed=True)}" for r in rows.to_dict("records")]
-    return f"{rows['model'].iloc[0]} as {label(rows.iloc[0])}: the perplexity changes by {listing(told)}"
+    told = [f"{percent(r['change'] / 100, 1, signed=True)} {r['done']}" for r in rows.to_dict("records")]
+    return f"{rows['model'].iloc[0]} as {label(rows.iloc[0])}: perplexity changes by {listing(told)}"
 
 
 def published(tables: Tables) -> pd.DataFrame:
@@ -177,10 +177,10 @@ def curves(tables: Tables) -> pd.DataFrame:
 def chat_losses(tables: Tables) -> str:
     rows = curves(tables)
     if rows.empty:
-        return "Chat loss while adapting"
+        return "Loss while adapting"
     first = rows[rows["study"] == rows["study"].iloc[0]].sort_values("tokens")
     last = first.groupby(["wiring", "variant"])["loss"].last()
-    return f"After adaptation the chat losses lie between {span(last, lambda v: f'{v:.3f}')} nats"
+    return f"After adaptation the losses lie between {span(last, lambda v: f'{v:.3f}')} nats"
 
 
 def answer(tables: Tables) -> str:
@@ -215,7 +215,7 @@ PAGE = Page(
               "chat loss are of the validation conversations.", "recovery", ("wiring", "variant", "model", "study"),
               ("regained", "regained_alike", "drop", "left", "left_alike", "over_finetuned", "decision", "chat_loss",
                "validation_kl"), tail=("tokens", "layers_share"), key=2, fold=True),
-        Chart("adaptation_curves", chat_losses, "The mean over the seeds of the loss on held-out conversations.",
+        Chart("adaptation_curves", chat_losses, "The mean over the seeds of the loss on held-out text or talk.",
               curves, "tokens", "loss", panel="panel", hover=("degree",)),
         Table("adaptation_tasks", "Task by task: the paper's Table 4 and ours",
               "Another version of the paper has other values for one row; both are in the CSV.", "quality",

@@ -19,6 +19,7 @@ from ladder.pages.theme import CONFIG, DARK, DASHES, INK, LIGHT, SCHEMA, SERIES,
 from ladder.pages.words import finding, listing, sentence
 
 Tables = Any  # ladder.pages.page.Sources
+POINT = "#4c78a8"  # where nothing else gives a mark its colour: Vega-Lite's own, in both themes
 GAP = 13  # pixels between two labels at the ends of lines
 
 
@@ -180,6 +181,7 @@ def drawn(chart: Chart, layer: Layer, data: pd.DataFrame, wirings: list[str], sc
         encoding[across] = encoding[across] | {"field": f"{column}_low"}
         encoding[f"{across}2"] = {"field": f"{column}_high"}
         mark = {"type": "area", "opacity": 0.15} if layer.mark == "band" else {"type": "rule", "opacity": 0.8}
+        mark |= {} if "color" in encoding else {"color": POINT}
         return [{"data": {"values": values(data)}, "mark": mark | layer.options, "encoding": encoding}]
     mark = {"type": {"hollow": "point", "rect": "rect"}.get(layer.mark, layer.mark)}
     if layer.mark == "point":
