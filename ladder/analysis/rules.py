@@ -184,7 +184,7 @@ NO_DROP = "No drop in every seed, so there is nothing to recover from."
 def half_recovers(tables: Tables, low: float, high: float, close: float) -> Evidence:
     wiring = hybrid(tables, low, high)
     if wiring is None:
-        return "This run converted no model's upper half."
+        return "This run finetuned no conversion of about half of a model's layers."
     if (found := four(tables, wiring)) is None:
         return NOT_ALL
     original, converted, adapted, alike = found

@@ -70,8 +70,8 @@ def answer(tables: Tables) -> str:
     made = counts(tables)
     return (
         f"{tally(tables)}. What is shown in the small rests on a toy model or an emulated link: it can refute a claim "
-        f"about billions of weights and eight GPUs, not confirm it. The {made['not tested at this scale']} that need "
-        "real GPUs are open."
+        f"about billions of weights and eight GPUs, not confirm it. The other {made['not tested at this scale']} need "
+        "GPUs, or trainings that this run did not make; each says which."
     )
 
 

@@ -124,7 +124,7 @@ def test_claims_about_half_of_the_layers_are_about_ladder(tmp_path, published):
     toy_records.evaluation(tmp_path, "tiny", "standard", "pretrained", 0, 100, 0.3)
     toy_records.evaluation(tmp_path, "tiny", "spd@5-9", "adapted", 0, 95, 0.3)
     found, _ = judged(tmp_path, published)
-    assert "upper half" in found.set_index("id")["reason"]["half-recovers"]
+    assert "finetuned" in found.set_index("id")["reason"]["half-recovers"]
 
 
 @pytest.mark.parametrize(("adapted", "verdict"), [(110, SUPPORTED), (190, NOT_SUPPORTED)])
